@@ -1,0 +1,1 @@
+"""What to run: one file per stage; parse, wire, check, exit."""

@@ -1,0 +1,1 @@
+"""What is true: tensors in, tensors out. No ray, no command line, no environment, no clock."""

@@ -1,0 +1,116 @@
+"""Joints have names; a joint set is an ordered tuple of them. Left is the person's left.
+
+Nothing in this project addresses a joint by a bare index: sets are converted into one another by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class JointSet:
+    """An ordered set of joint names, such as a dataset's keypoints or a body model's joints."""
+
+    name: str
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert len(set(self.names)) == len(self.names), self.name
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, joint: str) -> int:
+        """Position of `joint` in this set. Raises ValueError, naming the set, where it is absent."""
+        if joint not in self._position:
+            raise ValueError(f"joint set {self.name} has no joint {joint!r}; it has {', '.join(self.names)}")
+        return self._position[joint]
+
+    def indices(self, joints: Sequence[str]) -> list[int]:
+        return [self.index(joint) for joint in joints]
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.names)}
+
+    @cached_property
+    def mirror(self) -> tuple[int, ...]:
+        """For each joint the index of its left-right partner (itself on the midline)."""
+        return tuple(self.index(mirror_name(name)) for name in self.names)
+
+    def take_from(self, values: np.ndarray, source: JointSet, *, missing: float = 0.0) -> np.ndarray:
+        """Rearrange (…, source joints, C) into (…, own joints, C) by name; absent joints are `missing`."""
+        out = np.full((*values.shape[:-2], len(self), values.shape[-1]), missing, dtype=values.dtype)
+        shared = [name for name in self.names if name in source._position]
+        out[..., self.indices(shared), :] = values[..., source.indices(shared), :]
+        return out
+
+
+def mirror_name(name: str) -> str:
+    """left_knee <-> right_knee; names without a side are their own mirror."""
+    for side, other in (("left_", "right_"), ("right_", "left_")):
+        if name.startswith(side):
+            return other + name.removeprefix(side)
+    return name
+
+
+SMPL24 = JointSet(
+    "smpl24",
+    (
+        "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle",
+        "right_ankle", "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head",
+        "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
+        "left_hand", "right_hand",
+    ),
+)  # fmt: skip
+SMPL_PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
+"""Parent of each SMPL24 joint (Loper et al., 2015); -1 marks the root."""
+
+VPOSER21 = JointSet("vposer21", SMPL24.names[1:22])
+"""The body joints that VPoser knows: all but the root and the two hands (Pavlakos et al., 2019)."""
+
+COCO17 = JointSet(
+    "coco17",
+    (
+        "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder",
+        "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee",
+        "right_knee", "left_ankle", "right_ankle",
+    ),
+)  # fmt: skip
+
+POSE2POSE25 = JointSet(
+    "pose2pose25",
+    (
+        "pelvis", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "neck",
+        "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
+        "left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_small_toe", "right_heel",
+        "left_ear", "right_ear", "left_eye", "right_eye", "nose",
+    ),
+)  # fmt: skip
+"""What Pose2Pose's position net predicts (Moon et al., 2022)."""
+
+BODY33 = JointSet(
+    "body33",
+    (
+        *POSE2POSE25.names,
+        "left_index1", "left_middle1", "left_ring1", "left_pinky1",
+        "right_index1", "right_middle1", "right_ring1", "right_pinky1",
+    ),
+)  # fmt: skip
+"""What Pose2Pose is supervised on: its 25 joints and four knuckles (MCP) a hand."""
+
+LSP14 = JointSet(
+    "lsp14",
+    (
+        "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist",
+        "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "neck", "head",
+    ),
+)  # fmt: skip
+"""The 14 joints on which PA-MPJPE is usually scored, here taken from the body model by name."""
+
+JOINT_SETS = {s.name: s for s in (SMPL24, VPOSER21, COCO17, POSE2POSE25, BODY33, LSP14)}

@@ -1,0 +1,32 @@
+"""Rotations: the one place that touches roma. Rotation vectors in radians, matrices act on columns."""
+
+from __future__ import annotations
+
+import roma
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def rotvec_to_rotmat(rotvec: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """Axis-angle to matrix; smooth at zero."""
+    return roma.rotvec_to_rotmat(rotvec)
+
+
+def rotmat_to_rotvec(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
+    """Matrix to axis-angle with angle in [0, π]; at π the axis' sign is arbitrary."""
+    return roma.rotmat_to_rotvec(rotmat)
+
+
+def rot6d_to_rotmat(six: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3"]:
+    """6D representation (Zhou et al., 2019) to matrix.
+
+    The six numbers are a 3×2 matrix read row by row, whose columns a1, a2 go through Gram-Schmidt, as in
+    Pose2Pose and SPIN: rot6d_to_rotmat([1, 0, 0, 1, 0, 0]) is the identity.
+    """
+    return roma.special_gramschmidt(six.unflatten(-1, (3, 2)))
+
+
+def rotation_angle(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
+    """Geodesic distance to the identity, radians."""
+    return roma.rotmat_geodesic_distance(rotmat, torch.eye(3, dtype=rotmat.dtype, device=rotmat.device).expand_as(rotmat))
