@@ -29,4 +29,6 @@ def rot6d_to_rotmat(six: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3
 
 def rotation_angle(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
     """Geodesic distance to the identity, radians."""
-    return roma.rotmat_geodesic_distance(rotmat, torch.eye(3, dtype=rotmat.dtype, device=rotmat.device).expand_as(rotmat))
+    return roma.rotmat_geodesic_distance(
+        rotmat, torch.eye(3, dtype=rotmat.dtype, device=rotmat.device).expand_as(rotmat)
+    )
