@@ -1,1 +1,31 @@
 """What to run: one file per stage; parse, wire, check, exit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tyro
+
+Job = TypeVar("Job")
+
+
+def start(main: Callable[[Job], None], job: type[Job], *, doc: str | None) -> None:
+    """Parse the command line into `job`, run `main`, and end a user's mistake in one readable message.
+
+    ANNOMESH_DEBUG=1 shows the traceback instead.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    settings: Any = tyro.cli(job, description=doc)
+    try:
+        main(settings)
+    except (ValueError, OSError) as error:
+        if os.environ.get("ANNOMESH_DEBUG"):
+            raise
+        cause = getattr(error, "cause", None) or error  # a Ray task's error carries its own
+        raise SystemExit(f"error: {cause}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; run the same command again to start over in the same folder") from None

@@ -1,0 +1,198 @@
+"""The two tables that stages hand over, as Arrow schemas, and the few helpers that read and write them.
+
+Fixed-size lists hold arrays; each such field names its shape in the field's metadata. The schema's own
+metadata names the table, its version and the joint sets, so a file explains itself to anyone with pyarrow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mesh_lib.body.joints import BODY33, JOINT_SETS, SMPL24, JointSet
+
+SCHEMA_VERSION = "1"
+SUPERVISION = ("mocap", "itw_2d", "itw_3d", "none")
+"""Who measured the truth: a studio (3D), nobody (2D in the wild), sensors in the wild (3D); or evaluation only."""
+
+OK = "ok"
+QUARANTINE = {
+    "bad_image": "the image is missing, truncated, too large or not an image",
+    "keypoints_not_finite": "a keypoint that is marked visible is NaN or infinite",
+    "no_keypoints": "no keypoint is visible",
+    "bad_box": "the box is empty, not finite, or outside the image",
+    "not_finite": "the network's answer is NaN or infinite",
+    "behind_camera": "a joint of the label lies behind the camera",
+}
+"""Why a sample carries no label; every other sample has status `ok`."""
+
+
+def array(shape: Sequence[int], dtype: pa.DataType | None = None) -> pa.DataType:
+    """Fixed-size list that holds an array of `shape`, row by row."""
+    return pa.list_(dtype or pa.float32(), int(np.prod(shape)))
+
+
+def _field(name: str, shape: Sequence[int], dtype: pa.DataType | None = None) -> pa.Field:
+    return pa.field(name, array(shape, dtype), metadata={"shape": ",".join(map(str, shape))})
+
+
+CAMERA = pa.struct(
+    [
+        _field("focal_px", (2,)),
+        _field("princpt_px", (2,)),
+        _field("rotation", (3, 3)),
+        _field("translation_m", (3,)),
+    ]
+)
+"""Perspective camera of the whole image; rotation and translation take the dataset's world to the camera."""
+
+
+def samples_schema(joint_set: JointSet) -> pa.Schema:
+    """One row a person (docs/data.md). Keypoints follow `joint_set`."""
+    joints = len(joint_set)
+    return pa.schema(
+        [
+            pa.field("sample_id", pa.string(), nullable=False),
+            pa.field("sample_key", pa.int64(), nullable=False),
+            ("dataset", pa.string()),
+            ("split", pa.string()),
+            ("image_id", pa.string()),
+            ("person_id", pa.string()),
+            ("sequence", pa.string()),
+            ("frame", pa.int32()),
+            ("image", pa.binary()),
+            ("image_uri", pa.string()),
+            _field("image_size", (2,), pa.int32()),
+            _field("crop_to_image", (2, 3), pa.float64()),
+            _field("bbox_xywh_px", (4,)),
+            _field("keypoints_2d_px", (joints, 3)),
+            _field("keypoints_3d_m", (joints, 4)),
+            _field("smpl_global_orient", (3,)),
+            _field("smpl_body_pose", (69,)),
+            _field("smpl_betas", (10,)),
+            _field("smpl_transl_m", (3,)),
+            ("smpl_valid", pa.bool_()),
+            ("camera", CAMERA),
+            ("supervision", pa.string()),
+        ],
+        metadata={"table": "samples", "schema_version": SCHEMA_VERSION, "joint_set": joint_set.name,
+                  "joint_names": ",".join(joint_set.names)},
+    )  # fmt: skip
+
+
+PSEUDO_GT = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("sample_key", pa.int64(), nullable=False),
+        ("dataset", pa.string()),
+        ("split", pa.string()),
+        ("image_id", pa.string()),
+        ("person_id", pa.string()),
+        ("status", pa.string()),
+        _field("global_orient", (3,)),
+        _field("body_pose", (69,)),
+        _field("betas", (10,)),
+        _field("vposer_z", (32,)),
+        _field("crop_camera", (3,)),
+        _field("crop_box_xywh_px", (4,)),
+        _field("transl_m", (3,)),
+        _field("focal_px", (2,)),
+        _field("princpt_px", (2,)),
+        _field("joints_2d_px", (len(BODY33), 2)),
+        _field("joints_3d_m", (len(BODY33), 3)),
+        ("camera_self_check_px", pa.float32()),
+        ("reprojection_error_px", pa.float32()),
+        ("reprojection_error_box", pa.float32()),
+        ("keypoints_used", pa.int32()),
+        ("pose_prior_norm", pa.float32()),
+        ("shape_norm", pa.float32()),
+        ("confidence", pa.float32()),
+        ("flags", pa.list_(pa.string())),
+    ],
+    metadata={"table": "pseudo_gt", "schema_version": SCHEMA_VERSION, "joint_set": BODY33.name,
+              "joint_names": ",".join(BODY33.names), "pose_joints": ",".join(SMPL24.names)},
+)  # fmt: skip
+
+
+def sample_key(sample_id: str) -> int:
+    """Stable 64-bit key of a sample id (BLAKE2b); collisions are refused where samples are made."""
+    digest = hashlib.blake2b(sample_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def check_keys(ids: Sequence[str]) -> None:
+    """Raises ValueError where two ids are equal or share a key."""
+    seen: dict[int, str] = {}
+    for sample_id in ids:
+        other = seen.setdefault(sample_key(sample_id), sample_id)
+        if other is not sample_id:
+            what = "appears twice" if other == sample_id else f"has the same key as {other!r}"
+            raise ValueError(f"sample id {sample_id!r} {what}; every person needs an id of its own")
+
+
+def samples_table(rows: Sequence[Mapping[str, Any]], joint_set: JointSet) -> pa.Table:
+    """Rows (arrays of any shape, missing keys become null) as a samples table; fills in `sample_key`."""
+    return rows_to_table(
+        [{**row, "sample_key": sample_key(row["sample_id"])} for row in rows], samples_schema(joint_set)
+    )
+
+
+def rows_to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows of scalars and arrays as a table of `schema`. Raises ValueError for a column it does not have."""
+    unknown = {key for row in rows for key in row} - set(schema.names)
+    if unknown:
+        raise ValueError(f"columns not in the {table_kind(schema)} schema: {', '.join(sorted(unknown))}")
+    columns = [pa.array([_plain(row.get(field.name)) for row in rows], field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.ravel()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def numpy_column(table: pa.Table, name: str, *, missing: float = np.nan) -> np.ndarray:
+    """A fixed-size-list column as (rows, values); null rows become `missing`.
+
+    (pyarrow's own flatten() drops the slots of null rows, which would shift every row after them.)
+    """
+    column = table.column(name).combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    if not pa.types.is_fixed_size_list(column.type):
+        raise ValueError(f"column {name} is {column.type}, not an array column")
+    width = column.type.list_size
+    values = column.values.to_numpy(zero_copy_only=False)[column.offset * width :][: len(column) * width]
+    values = values.reshape(len(column), width)
+    if column.null_count:
+        values = values.copy()
+        values[column.is_null().to_numpy(zero_copy_only=False)] = missing
+    return values
+
+
+def table_kind(schema: pa.Schema) -> str:
+    return (schema.metadata or {}).get(b"table", b"unknown").decode()
+
+
+def joint_set_of(schema: pa.Schema, *, where: str) -> JointSet:
+    """The joint set that a samples file names. Raises ValueError for any other file or version."""
+    metadata = schema.metadata or {}
+    kind, version = table_kind(schema), metadata.get(b"schema_version", b"none").decode()
+    if kind != "samples":
+        raise ValueError(
+            f"{where} does not hold annomesh samples (table: {kind})\n"
+            "  fix: make samples with jobs/ingest.py or jobs/synthesize.py, and pass their folder"
+        )
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"{where} has samples of schema version {version}; this code reads {SCHEMA_VERSION}")
+    name = metadata[b"joint_set"].decode()
+    names = tuple(metadata[b"joint_names"].decode().split(","))
+    known = JOINT_SETS.get(name)
+    return known if known is not None and known.names == names else JointSet(name, names)

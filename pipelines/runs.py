@@ -1,0 +1,145 @@
+"""Run folders: each explains itself (run.json), is never overwritten, and counts only when complete."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import subprocess
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipelines import storage
+
+RUN_FILE = "run.json"
+HOW_WIDE = {"actors", "workers", "batch_size", "readers", "num_cpus"}
+"""Settings that change how a run is spread over machines, never what it makes: a re-run may differ in them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run folder that this process may write."""
+
+    folder: str
+    run_id: str
+    finished: bool
+    """True when an earlier, equal run already completed here: there is nothing left to do."""
+
+    def path(self, *names: str) -> str:
+        return storage.join(self.folder, *names)
+
+    def finish(self, **counts: Any) -> None:
+        """Mark the run complete, with what it counted."""
+        record = storage.read_json(self.path(RUN_FILE))
+        storage.write_json(self.path(RUN_FILE), record | {"status": "complete", "finished": now()} | counts)
+
+
+def open_run(out: str | Path, *, job: str, settings: Any, inputs: Sequence[str | Path] = ()) -> Run:
+    """Create the run folder `out`, or take up the equal run that stands there.
+
+    A complete equal run comes back `finished`. An interrupted equal run starts over in its folder, its
+    partial output deleted. Raises ValueError where the folder holds another run, or files that no run made.
+    """
+    out = str(out)
+    record: dict[str, Any] = {
+        "job": job,
+        "settings": plain(settings),
+        "inputs": {str(path): fingerprint(str(path)) for path in inputs},
+    }
+    if storage.exists(storage.join(out, RUN_FILE)):
+        found = storage.read_json(storage.join(out, RUN_FILE))
+        if differences := _differences(found, record):
+            raise ValueError(
+                f"{out} holds another run ({found.get('job')}, {found.get('status')}):\n  "
+                + "\n  ".join(differences)
+                + "\n  fix: choose another output folder, or delete this one"
+            )
+        if found["status"] == "complete":
+            return Run(out, found["run_id"], finished=True)
+        storage.delete_contents(out)
+    elif storage.exists(out) and storage.list_files(out):
+        raise ValueError(
+            f"{out} holds files that no run of annomesh made (it has no {RUN_FILE})\n"
+            "  fix: choose a new or empty output folder"
+        )
+    run = Run(out, uuid.uuid4().hex, finished=False)
+    storage.write_json(
+        run.path(RUN_FILE),
+        record | {"status": "running", "run_id": run.run_id, "started": now(), "code": code_version()},
+    )
+    return run
+
+
+def load_run(folder: str | Path, *, job: str) -> dict[str, Any]:
+    """run.json of a complete run of `job`. Raises ValueError, with the fix, for anything else."""
+    path = storage.join(str(folder), RUN_FILE)
+    fix = f"\n  fix: pass the --out folder of a finished jobs/{job}.py"
+    if not storage.exists(path):
+        raise ValueError(f"{folder} is not a run folder: it has no {RUN_FILE}{fix}")
+    record = storage.read_json(path)
+    if record.get("job") != job:
+        raise ValueError(f"{folder} is a run of {record.get('job')}, not of {job}{fix}")
+    if record.get("status") != "complete":
+        raise ValueError(f"{folder} was interrupted: its status is {record.get('status')}{fix}")
+    return record
+
+
+def plain(settings: Any) -> Any:
+    """Settings (nested dataclasses) as JSON values."""
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        fields = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+        return {"kind": type(settings).__name__} | {k: v for k, v in plain(fields).items()}
+    if isinstance(settings, dict):
+        return {str(k): plain(v) for k, v in settings.items()}
+    if isinstance(settings, (list, tuple)):
+        return [plain(v) for v in settings]
+    return settings if isinstance(settings, (str, int, float, bool, type(None))) else str(settings)
+
+
+def fingerprint(path: str) -> str:
+    """What an input was: the id of the run that made it, else a hash of its file names and sizes."""
+    for folder in (path, path.rstrip("/").rpartition("/")[0]):
+        if folder and storage.exists(storage.join(folder, RUN_FILE)):
+            return f"run {storage.read_json(storage.join(folder, RUN_FILE)).get('run_id')}"
+    if not storage.exists(path):
+        raise ValueError(f"no such input: {path}")
+    return hashlib.sha256(json.dumps(storage.list_files(path)).encode()).hexdigest()
+
+
+def code_version() -> dict[str, str]:
+    """Versions of what decides the result, and the commit of a source checkout."""
+    root = Path(__file__).parents[1]
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown (not a git checkout)"
+    packages = {
+        name: version(name) for name in ("torch", "ray", "pyarrow", "numpy", "opencv-python-headless")
+    }
+    return {"commit": commit, "python": platform.python_version(), **packages}
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = (
+            [k for k in wanted if k in ("job", "settings", "inputs")]
+            if not prefix
+            else sorted({*found, *wanted})
+        )
+        return [
+            line
+            for key in keys
+            if key not in HOW_WIDE
+            for line in _differences(found.get(key), wanted.get(key), f"{prefix}.{key}" if prefix else key)
+        ]
+    return [] if found == wanted else [f"{prefix}: there {found!r}, now {wanted!r}"]

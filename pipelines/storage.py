@@ -1,0 +1,118 @@
+"""Local paths and object storage, spoken alike: every folder a job takes may be a path or an s3:// address."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+MANIFESTS = ("_", ".")
+"""Files that start so are not data (Hadoop's habit, which pyarrow and Ray follow)."""
+
+
+def resolve(path: str) -> tuple[fs.FileSystem, str]:
+    """File system and path inside it. Raises ValueError for a scheme that nobody serves."""
+    path = str(path)
+    if "://" not in path:
+        path = str(fs.LocalFileSystem().normalize_path(path))
+        return fs.LocalFileSystem(), path
+    try:
+        return fs.FileSystem.from_uri(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"cannot open {path}: {error}") from error
+
+
+def join(folder: str, *names: str) -> str:
+    return "/".join((str(folder).rstrip("/"), *names))
+
+
+def exists(path: str) -> bool:
+    system, inner = resolve(path)
+    return system.get_file_info(inner).type != fs.FileType.NotFound
+
+
+def list_files(folder: str, suffix: str = "") -> list[tuple[str, int]]:
+    """(path in the file system, bytes) of the data files under a folder or of one file, sorted by path."""
+    system, inner = resolve(folder)
+    info = system.get_file_info(inner)
+    if info.type == fs.FileType.File:
+        return [(info.path, info.size)]
+    found = system.get_file_info(fs.FileSelector(inner, recursive=True, allow_not_found=True))
+    return sorted(
+        (f.path, f.size)
+        for f in found
+        if f.type == fs.FileType.File
+        and f.path.endswith(suffix)
+        and not any(part.startswith(MANIFESTS) for part in f.path[len(inner) :].split("/"))
+    )
+
+
+def parquet_files(folder: str, *, what: str = "samples") -> list[str]:
+    """Parquet files under a folder. Raises ValueError where there is no such folder or it holds none."""
+    if not exists(folder):
+        raise ValueError(f"no {what} at {folder}: it does not exist")
+    files = [path for path, _ in list_files(folder, ".parquet")]
+    if not files:
+        raise ValueError(f"no {what} at {folder}: the folder holds no .parquet file")
+    return files
+
+
+def read_parquet(folder: str, *, columns: list[str] | None = None, what: str = "samples") -> pa.Table:
+    """All rows of a (small) Parquet folder as one table. Raises ValueError where there are none."""
+    system, _ = resolve(folder)
+    files = parquet_files(folder, what=what)
+    return pa.concat_tables(
+        pq.ParquetFile(system.open_input_file(path)).read(columns=columns) for path in files
+    )
+
+
+def parquet_schema(folder: str, *, what: str = "samples") -> pa.Schema:
+    """Schema, with metadata, of the folder's first file."""
+    system, _ = resolve(folder)
+    return pq.read_schema(parquet_files(folder, what=what)[0], filesystem=system)
+
+
+def write_parquet(table: pa.Table, path: str) -> None:
+    """Write one file whole or not at all (a temporary name, then a rename)."""
+    system, inner = resolve(path)
+    folder, _, name = inner.rpartition("/")
+    system.create_dir(folder, recursive=True)
+    pending = f"{folder}/.pending-{name}"
+    pq.write_table(table, pending, filesystem=system)
+    system.move(pending, inner)
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Write one file whole or not at all."""
+    system, inner = resolve(path)
+    folder, _, name = inner.rpartition("/")
+    system.create_dir(folder, recursive=True)
+    pending = f"{folder}/.pending-{name}"
+    with system.open_output_stream(pending) as stream:
+        stream.write(data)
+    system.move(pending, inner)
+
+
+def read_bytes(path: str) -> bytes:
+    system, inner = resolve(path)
+    with system.open_input_stream(inner) as stream:
+        return stream.read()
+
+
+def write_json(path: str, value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
+
+
+def read_json(path: str) -> Any:
+    try:
+        return json.loads(read_bytes(path))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def delete_contents(folder: str) -> None:
+    system, inner = resolve(folder)
+    system.delete_dir_contents(inner, missing_dir_ok=True)
