@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+ROW_GROUP = 128
+"""Rows a row group: the piece that training shuffles and a kill loses, a few seconds of work."""
 MANIFESTS = ("_", ".")
 """Files that start so are not data (Hadoop's habit, which pyarrow and Ray follow)."""
 
@@ -81,7 +83,7 @@ def write_parquet(table: pa.Table, path: str) -> None:
     folder, _, name = inner.rpartition("/")
     system.create_dir(folder, recursive=True)
     pending = f"{folder}/.pending-{name}"
-    pq.write_table(table, pending, filesystem=system)
+    pq.write_table(table, pending, filesystem=system, row_group_size=ROW_GROUP)
     system.move(pending, inner)
 
 
@@ -116,3 +118,13 @@ def read_json(path: str) -> Any:
 def delete_contents(folder: str) -> None:
     system, inner = resolve(folder)
     system.delete_dir_contents(inner, missing_dir_ok=True)
+
+
+def read_image(uri: str | None) -> bytes | None:
+    """Bytes of a picture that a sample points at; None where nothing is there (the caller quarantines)."""
+    if not uri:
+        return None
+    try:
+        return read_bytes(uri)
+    except OSError:
+        return None

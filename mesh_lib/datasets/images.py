@@ -1,0 +1,64 @@
+"""Pictures from bytes, refused when broken or dangerous."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused: a small file can claim any size (an image bomb)."""
+
+
+class BadImage(ValueError):
+    """A picture that is missing, truncated, too large, or not a picture."""
+
+
+def decode(data: bytes | None) -> np.ndarray:
+    """JPEG or PNG bytes → RGB uint8 (H, W, 3). EXIF orientation is ignored, as the datasets' labels assume.
+
+    Raises BadImage. Truncated JPEGs are refused too, though decoders would fill the rest with grey.
+    """
+    if not data:
+        raise BadImage("no picture")
+    width, height = picture_size(data)
+    if width * height > MAX_PIXELS:
+        raise BadImage(f"picture claims {width}x{height} pixels; the limit is {MAX_PIXELS}")
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if picture is None:
+        raise BadImage("the picture cannot be decoded")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def picture_size(data: bytes) -> tuple[int, int]:
+    """(width, height) from the header of a whole JPEG or PNG. Raises BadImage for anything else."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        if b"IEND" not in data[-16:]:
+            raise BadImage("the PNG is truncated: it has no end marker")
+        return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    if data[:2] == b"\xff\xd8":
+        return _jpeg_size(data)
+    raise BadImage("the file is neither JPEG nor PNG")
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    # Some writers pad after the end marker, so it is looked for in the tail, not at the very end.
+    if b"\xff\xd9" not in data[-4096:]:
+        raise BadImage("the JPEG is truncated: it has no end marker")
+    at = 2
+    while at + 9 < len(data):
+        if data[at] != 0xFF or data[at + 1] == 0xFF:  # between segments, or a fill byte
+            at += 1
+            continue
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
+        at += 2 if marker == 0x01 or 0xD0 <= marker <= 0xD8 else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    raise BadImage("the JPEG has no frame header")
+
+
+def encode_jpeg(picture: np.ndarray, *, quality: int = 95) -> bytes:
+    """RGB uint8 (H, W, 3) → JPEG bytes."""
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert done, picture.shape
+    return data.tobytes()

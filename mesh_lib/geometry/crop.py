@@ -1,0 +1,119 @@
+"""Boxes and crops: which rectangle of the picture the network sees, and the way back.
+
+Boxes are (x, y, w, h) in pixels. A crop maps its box linearly onto the network's input: the box's left edge
+to 0, its right edge to the input's width. Affine matrices are 2×3 and take (x, y, 1) of the image to the crop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+BOX_MARGIN = 1.25
+KEYPOINT_MARGIN = 1.2
+
+
+def box_of_keypoints(keypoints_2d_px: Float[np.ndarray, "joints 3"], *, margin: float = KEYPOINT_MARGIN) -> np.ndarray:
+    """Box around the visible keypoints (confidence > 0), grown by `margin` about its centre.
+
+    Raises ValueError where no keypoint is visible.
+    """
+    seen = keypoints_2d_px[keypoints_2d_px[:, 2] > 0, :2]
+    if not len(seen):
+        raise ValueError("no keypoint is visible")
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    size = np.maximum(high - low, 1.0) * margin
+    return np.concatenate([(low + high) / 2 - size / 2, size])
+
+
+def network_box(
+    bbox_xywh_px: Float[np.ndarray, "4"], *, image_size: tuple[int, int], aspect: float, margin: float = BOX_MARGIN
+) -> Float[np.ndarray, "4"]:
+    """The box that Pose2Pose crops: clamped to the image, grown to `aspect` (w/h), then by `margin`.
+
+    As in Pose2Pose's released preprocessing (box (10, 20, 60, 120) in a large image and a 192×256 input give
+    (-16.28, 5.125, 111.56, 148.75)). It may leave the image; the crop is then black outside.
+    Raises ValueError for a box that is empty, not finite, or outside the image.
+    """
+    x, y, w, h = (float(v) for v in bbox_xywh_px)
+    if not np.isfinite([x, y, w, h]).all():
+        raise ValueError(f"box is not finite: {x, y, w, h}")
+    x1, y1 = max(0.0, x), max(0.0, y)
+    x2 = min(image_size[0] - 1.0, x1 + max(0.0, w - 1))
+    y2 = min(image_size[1] - 1.0, y1 + max(0.0, h - 1))
+    if w * h <= 0 or x2 <= x1 or y2 <= y1:
+        raise ValueError(f"box is empty or outside the {image_size[0]}x{image_size[1]} image: {x, y, w, h}")
+    w, h = x2 - x1, y2 - y1
+    centre_x, centre_y = x1 + w / 2, y1 + h / 2
+    w, h = max(w, h * aspect), max(h, w / aspect)
+    w, h = w * margin, h * margin
+    return np.array([centre_x - w / 2, centre_y - h / 2, w, h])
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One draw of the published augmentations (Pose2Pose): about the box's centre, after an optional flip."""
+
+    scale: float = 1.0
+    rotation_rad: float = 0.0
+    flip: bool = False
+    colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+def draw_augmentation(rng: np.random.Generator) -> Augmentation:
+    """Scale 1 ± 0.25, rotation ± 60° in 60 % of draws, colour ± 20 % a channel, flip in half (Pose2Pose)."""
+    return Augmentation(
+        scale=1 + 0.25 * float(np.clip(rng.normal(), -1, 1)),
+        rotation_rad=float(np.deg2rad(30 * np.clip(rng.normal(), -2, 2))) if rng.random() < 0.6 else 0.0,
+        colour=tuple(rng.uniform(0.8, 1.2, 3)),  # type: ignore[arg-type]
+        flip=bool(rng.random() < 0.5),
+    )
+
+
+def crop_affine(
+    box_xywh_px: Float[np.ndarray, "4"],
+    *,
+    input_size: tuple[int, int],
+    image_width: int,
+    augmentation: Augmentation | None = None,
+) -> Float[np.ndarray, "2 3"]:
+    """Image pixels → network input pixels (input_size is width, height).
+
+    With an augmentation the picture is first mirrored (x → image_width - 1 - x), then the box, scaled about its
+    centre, is turned by `rotation_rad` (y down: positive turns the picture clockwise).
+    """
+    a = augmentation or Augmentation()
+    x, y, w, h = box_xywh_px
+    centre_x, centre_y = x + w / 2, y + h / 2
+    mirror = np.eye(3)
+    if a.flip:
+        mirror[0] = (-1, 0, image_width - 1)
+        centre_x = image_width - 1 - centre_x
+    scale_x, scale_y = input_size[0] / (w * a.scale), input_size[1] / (h * a.scale)
+    cos, sin = np.cos(a.rotation_rad), np.sin(a.rotation_rad)
+    rotate = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    to_centre = np.array([[1, 0, -centre_x], [0, 1, -centre_y], [0, 0, 1]])
+    to_input = np.array([[scale_x, 0, input_size[0] / 2], [0, scale_y, input_size[1] / 2], [0, 0, 1]])
+    return (to_input @ rotate @ to_centre @ mirror)[:2]
+
+
+def warp(image: UInt8[np.ndarray, "h w 3"], affine: np.ndarray, *, input_size: tuple[int, int]) -> np.ndarray:
+    """Cut the crop out of the image: bilinear, black outside."""
+    return cv2.warpAffine(image, affine, input_size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+
+def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """2×3 affine on (…, 2) points."""
+    return points @ affine[:, :2].T + affine[:, 2]
+
+
+def invert_affine(affine: np.ndarray) -> np.ndarray:
+    return cv2.invertAffineTransform(affine)
+
+
+def compose_affine(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """The 2×3 affine that applies `inner` first, then `outer`."""
+    return np.concatenate([outer[:, :2] @ inner[:, :2], (outer[:, :2] @ inner[:, 2] + outer[:, 2])[:, None]], axis=1)

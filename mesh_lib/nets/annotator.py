@@ -1,0 +1,76 @@
+"""The annotation network f: Pose2Pose, the frozen VPoser decoder and the body, from picture to posed joints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mesh_lib.body.files import Body
+from mesh_lib.body.joints import BODY33, VPOSER21
+from mesh_lib.body.layer import KeypointLayer
+from mesh_lib.geometry.cameras import crop_translation_m, project_to_crop
+from mesh_lib.geometry.rotations import rot6d_to_rotmat
+from mesh_lib.nets.pose2pose import Pose2Pose, Pose2PoseConfig
+from mesh_lib.nets.vposer import VPoser
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """SMPL parameters of a batch of crops, and the body's joints under them."""
+
+    rotmats: Float[Tensor, "batch 24 3 3"]
+    """Joint rotations, each relative to its parent; joint 0 relative to the camera."""
+    betas: Float[Tensor, "batch 10"]
+    transl_m: Float[Tensor, "batch 3"]
+    """Translation of the body in the crop's virtual camera."""
+    z: Float[Tensor, "batch latent"]
+    """VPoser's code (vposer head), or no values (rot6d head)."""
+    camera_raw: Float[Tensor, "batch 3"]
+    joints_hm: Float[Tensor, "batch 25 3"]
+    """The position net's answer, in heatmap bins."""
+    joints_m: Float[Tensor, "batch 33 3"]
+    """BODY33 joints of the mesh, camera frame, with the translation."""
+    joints_crop_px: Float[Tensor, "batch 33 2"]
+    """Their projection into the crop."""
+
+
+class Annotator(nn.Module):
+    """f: crops → Annotation. The VPoser decoder is frozen and always in evaluation mode."""
+
+    def __init__(self, config: Pose2PoseConfig, *, body: Body, vposer: VPoser) -> None:
+        super().__init__()
+        self.config = config
+        self.pose2pose = Pose2Pose(config)
+        self.vposer = vposer.eval().requires_grad_(False)
+        self.keypoints = KeypointLayer(body, BODY33)
+
+    def train(self, mode: bool = True) -> Annotator:
+        super().train(mode)
+        self.vposer.eval()
+        return self
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Annotation:
+        out = self.pose2pose(image)
+        with torch.autocast(image.device.type, enabled=False):
+            if self.config.pose_head == "vposer":
+                z, body = out.pose, self.vposer.decode(out.pose)
+            else:
+                z, body = out.pose[:, :0], rot6d_to_rotmat(out.pose.unflatten(1, (len(VPOSER21), 6)))
+            hands = torch.eye(3, device=image.device).expand(len(image), 2, 3, 3)
+            rotmats = torch.cat([rot6d_to_rotmat(out.root_6d)[:, None], body, hands], dim=1)
+            transl_m = crop_translation_m(out.camera_raw, input_size=self.config.input_size)
+            joints_m = self.keypoints(rotmats=rotmats, betas=out.betas) + transl_m[:, None]
+            joints_crop_px = project_to_crop(joints_m, input_size=self.config.input_size)
+        return Annotation(
+            rotmats=rotmats,
+            betas=out.betas,
+            transl_m=transl_m,
+            z=z,
+            camera_raw=out.camera_raw,
+            joints_hm=out.joints_hm,
+            joints_m=joints_m,
+            joints_crop_px=joints_crop_px,
+        )

@@ -1,0 +1,127 @@
+"""Pose2Pose, body branch (Moon et al., 2022): position net, joint-wise features, rotation net.
+
+Shapes for a 256×192 input and ResNet-50: features 2048×8×6, heatmaps 8×8×6 (D, H, W) for each of 25 joints,
+rotation features 25·(512+3) = 12,875. As annotation network f, the pose head may predict the latent code of
+VPoser (Three Recipes, §2.2, third recipe) in place of 6D rotations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mesh_lib.body.joints import POSE2POSE25, VPOSER21
+from mesh_lib.nets.resnet import Depth, ResNet
+from mesh_lib.nets.vposer import LATENT
+
+DEPTH_BINS = 8
+JOINT_FEATURES = 512
+STRIDE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pose2PoseConfig:
+    """What the network is. The defaults are the published ones."""
+
+    backbone: Depth = 50
+    """ResNet depth."""
+    input_width: int = 192
+    """Crop width in pixels, a multiple of 32."""
+    input_height: int = 256
+    """Crop height in pixels, a multiple of 32."""
+    pose_head: Literal["vposer", "rot6d"] = "vposer"
+    """Latent code of VPoser (third recipe), or 6D rotations of the 21 body joints."""
+
+    def __post_init__(self) -> None:
+        if self.input_width % STRIDE or self.input_height % STRIDE or min(self.input_size) < STRIDE:
+            raise ValueError(f"crop {self.input_width}x{self.input_height}: both sides must be multiples of {STRIDE}")
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(width, height) of the crop."""
+        return self.input_width, self.input_height
+
+    @property
+    def heatmap_size(self) -> tuple[int, int, int]:
+        """(width, height, depth) of the heatmaps: the unit of `joints_hm`."""
+        return self.input_width // STRIDE, self.input_height // STRIDE, DEPTH_BINS
+
+
+@dataclass(frozen=True)
+class Pose2PoseOutput:
+    """Raw answers of the network."""
+
+    joints_hm: Float[Tensor, "batch 25 3"]
+    """Joint positions (x, y, z) in heatmap bins."""
+    root_6d: Float[Tensor, "batch 6"]
+    pose: Float[Tensor, "batch pose"]
+    """32 latent values (vposer), or 21·6 numbers (rot6d)."""
+    betas: Float[Tensor, "batch 10"]
+    camera_raw: Float[Tensor, "batch 3"]
+    """(t_x, t_y, γ), see geometry.cameras.crop_translation_m."""
+
+
+class Pose2Pose(nn.Module):
+    def __init__(self, config: Pose2PoseConfig) -> None:
+        super().__init__()
+        self.config = config
+        joints = len(POSE2POSE25)
+        self.backbone = ResNet(config.backbone)
+        channels = self.backbone.channels
+        self.position = nn.Conv2d(channels, joints * DEPTH_BINS, 1)
+        self.reduce = nn.Sequential(
+            nn.Conv2d(channels, JOINT_FEATURES, 1), nn.BatchNorm2d(JOINT_FEATURES), nn.ReLU(inplace=True)
+        )
+        features = joints * (JOINT_FEATURES + 3)
+        self.root = nn.Linear(features, 6)
+        self.pose = nn.Linear(features, LATENT if config.pose_head == "vposer" else len(VPOSER21) * 6)
+        self.shape = nn.Linear(channels, 10)
+        self.camera = nn.Linear(channels, 3)
+        for conv in (self.position, self.reduce[0]):
+            nn.init.normal_(conv.weight, std=0.001)
+            nn.init.zeros_(conv.bias)
+        for linear in (self.root, self.pose, self.shape, self.camera):
+            nn.init.normal_(linear.weight, std=0.01)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Pose2PoseOutput:
+        """RGB in [0, 1], no mean or deviation subtracted (as released)."""
+        features = self.backbone(image)
+        joints_hm = soft_argmax(self.position(features).float())
+        sampled = sample_at_joints(self.reduce(features), joints_hm[..., :2].detach())
+        joined = torch.cat([sampled, joints_hm.to(sampled.dtype)], dim=2).flatten(1)
+        pooled = features.mean(dim=(2, 3))
+        return Pose2PoseOutput(
+            joints_hm=joints_hm,
+            root_6d=self.root(joined).float(),
+            pose=self.pose(joined).float(),
+            betas=self.shape(pooled).float(),
+            camera_raw=self.camera(pooled).float(),
+        )
+
+
+def soft_argmax(logits: Float[Tensor, "batch joints_x_depth height width"]) -> Float[Tensor, "batch joints 3"]:
+    """Expected (x, y, z) bin of each joint's 3D heatmap, softmax over all bins (Sun et al., 2018)."""
+    volume = logits.unflatten(1, (-1, DEPTH_BINS))
+    probability = volume.flatten(2).softmax(dim=2).view_as(volume)
+    axes = []
+    for axis, others in ((4, (2, 3)), (3, (2, 4)), (2, (3, 4))):
+        marginal = probability.sum(dim=others)
+        bins = torch.arange(volume.shape[axis], dtype=marginal.dtype, device=marginal.device)
+        axes.append((marginal * bins).sum(dim=2))
+    return torch.stack(axes, dim=2)
+
+
+def sample_at_joints(
+    features: Float[Tensor, "batch channels height width"], joints_hm: Float[Tensor, "batch joints 2"]
+) -> Float[Tensor, "batch joints channels"]:
+    """Bilinear features at joint positions in bins, zero outside (Pose2Pose's joint-wise feature)."""
+    height, width = features.shape[2:]
+    size = joints_hm.new_tensor([max(width - 1, 1), max(height - 1, 1)])
+    grid = (joints_hm / size * 2 - 1).to(features.dtype)
+    sampled = nn.functional.grid_sample(features, grid[:, :, None], align_corners=True)
+    return sampled[..., 0].transpose(1, 2)
