@@ -128,10 +128,11 @@ def check_keys(ids: Sequence[str]) -> None:
     """Raises ValueError where two ids are equal or share a key."""
     seen: dict[int, str] = {}
     for sample_id in ids:
-        other = seen.setdefault(sample_key(sample_id), sample_id)
-        if other is not sample_id:
-            what = "appears twice" if other == sample_id else f"has the same key as {other!r}"
+        key = sample_key(sample_id)
+        if key in seen:
+            what = "appears twice" if seen[key] == sample_id else f"has the same key as {seen[key]!r}"
             raise ValueError(f"sample id {sample_id!r} {what}; every person needs an id of its own")
+        seen[key] = sample_id
 
 
 def samples_table(rows: Sequence[Mapping[str, Any]], joint_set: JointSet) -> pa.Table:

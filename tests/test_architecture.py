@@ -12,7 +12,7 @@ ROOMS = {"jobs", "pipelines", "mesh_lib"}
 MAY_IMPORT = {
     "mesh_lib": {"mesh_lib"},
     "pipelines": {"mesh_lib", "pipelines"},
-    "jobs": {"mesh_lib", "pipelines"},
+    "jobs": {"mesh_lib", "pipelines", "jobs"},
 }
 BARRED = {"mesh_lib": {"ray", "tyro", "argparse", "time", "datetime"}, "jobs": {"ray"}, "pipelines": {"tyro"}}
 """mesh_lib knows no cluster, command line or clock; ray is spoken only in pipelines, tyro only in jobs."""

@@ -30,8 +30,8 @@ def box_of_keypoints(keypoints_2d_px: Float[np.ndarray, "joints 3"], *, margin: 
 
 
 def network_box(
-    bbox_xywh_px: Float[np.ndarray, "4"], *, image_size: tuple[int, int], aspect: float, margin: float = BOX_MARGIN
-) -> Float[np.ndarray, "4"]:
+    bbox_xywh_px: Float[np.ndarray, 4], *, image_size: tuple[int, int], aspect: float, margin: float = BOX_MARGIN
+) -> Float[np.ndarray, 4]:
     """The box that Pose2Pose crops: clamped to the image, grown to `aspect` (w/h), then by `margin`.
 
     As in Pose2Pose's released preprocessing (box (10, 20, 60, 120) in a large image and a 192×256 input give
@@ -74,7 +74,7 @@ def draw_augmentation(rng: np.random.Generator) -> Augmentation:
 
 
 def crop_affine(
-    box_xywh_px: Float[np.ndarray, "4"],
+    box_xywh_px: Float[np.ndarray, 4],
     *,
     input_size: tuple[int, int],
     image_width: int,

@@ -32,3 +32,8 @@ def rotation_angle(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch
     return roma.rotmat_geodesic_distance(
         rotmat, torch.eye(3, dtype=rotmat.dtype, device=rotmat.device).expand_as(rotmat)
     )
+
+
+def mean_rotation(rotmats: Float[Tensor, "count *batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """Chordal mean over the first axis: the rotation nearest to the mean matrix."""
+    return roma.special_procrustes(rotmats.mean(dim=0))

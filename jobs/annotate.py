@@ -1,0 +1,86 @@
+"""Annotate: a trained annotator's 3D pseudo-ground-truth for every sample.
+
+Reads   <samples>          sample folder (jobs/ingest.py, jobs/synthesize.py); or, in its place,
+        <images> <keypoints>   a plain folder of pictures and a COCO-style keypoint file
+        <annotator>        run folder of jobs/train_annotator.py
+Writes  <out>              run.json, pseudo_gt/status=*/*.parquet: exactly one row a sample
+
+    python jobs/annotate.py --samples samples/coco --annotator runs/f --out labels/coco
+    python jobs/annotate.py --images photos --keypoints photos/keypoints.json --annotator runs/f --out labels/photos
+    ray job submit --working-dir . -- python jobs/annotate.py --samples s3://data/coco --annotator s3://runs/f ...
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from jobs import start
+from pipelines.annotate import AnnotateStage, annotate
+from pipelines.annotators import load_annotator
+from pipelines.cluster import connect
+from pipelines.ingest import IngestStage, ingest_coco
+from pipelines.runs import Run, open_run
+from pipelines.stream import open_source
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Annotate samples, or a folder of pictures, with 3D pseudo-ground-truth."""
+
+    samples: str | None = None
+    """Folder of sample shards."""
+    images: str | None = None
+    """Folder of pictures, in place of samples."""
+    keypoints: str | None = None
+    """COCO-style JSON with the keypoints of the people in those pictures."""
+    annotator: str
+    """Run folder of the trained annotator."""
+    out: str
+    """Run folder to create."""
+    stage: AnnotateStage = field(default_factory=AnnotateStage)
+    max_quarantined: float = 1.0
+    """Fail when a larger part of the samples gets no label."""
+
+
+def main(job: Job) -> None:
+    if (job.samples is None) == (job.images is None) or (job.images is None) != (job.keypoints is None):
+        raise ValueError("pass either --samples, or --images together with --keypoints")
+    load_annotator(job.annotator)
+    inputs = [path for path in (job.samples, job.images, job.keypoints, job.annotator) if path]
+    if job.samples:
+        open_source(job.samples)
+    run = open_run(job.out, job="annotate", settings={}, inputs=inputs)
+    if run.finished:
+        log.info("%s is complete already", job.out)
+        return
+    connect()
+    samples = job.samples or _ingest_folder(job, run)
+    counts = annotate(run, samples=samples, annotator=job.annotator, stage=job.stage)
+    run.finish(counts=dict(counts), samples=samples)
+    rows, labelled = counts.total(), counts["ok"]
+    log.info("%d samples in, %d rows out, %d labelled: %s", rows, rows, labelled, job.out)
+    for status, count in sorted(counts.items()):
+        if status != "ok":
+            log.info("  %d quarantined: %s", count, status)
+    if rows - labelled > job.max_quarantined * rows:
+        raise ValueError(f"only {labelled} of {rows} samples were labelled; --max-quarantined is {job.max_quarantined}")
+
+
+def _ingest_folder(job: Job, run: Run) -> str:
+    assert job.images and job.keypoints
+    samples = open_run(run.path("samples"), job="ingest", settings={}, inputs=[job.keypoints])
+    found = ingest_coco(
+        samples, annotations=job.keypoints, images=job.images, dataset="folder", split="all",
+        stage=IngestStage(min_keypoints=1),
+    )  # fmt: skip
+    samples.finish(result=found)
+    for reason, count in sorted(found["skipped"].items()):
+        log.info("  %d people left out: %s", count, reason)
+    return samples.folder
+
+
+if __name__ == "__main__":
+    start(main, Job, doc=__doc__)

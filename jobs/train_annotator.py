@@ -1,0 +1,61 @@
+"""Train the annotation network f: Pose2Pose with the VPoser head, on mixed batches of 3D and 2D supervision.
+
+Reads   <strong>           sample folders with 3D truth (motion capture; 3D in the wild, the first recipe)
+        <weak>             sample folders with 2D keypoints only (in the wild)
+        <prior>            run folder of jobs/train_prior.py
+Writes  <out>              run.json, annotator.safetensors, model.json, body.npz, metrics.json
+Costs   the paper's f took 6 hours on one A100; jobs/demo.py trains a small one in minutes on two CPU cores
+
+    python jobs/train_annotator.py --strong world/studio --weak world/street --prior runs/prior --out runs/f
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from pipelines.bodies import find_body
+
+from jobs import start
+from pipelines.cluster import connect
+from pipelines.runs import load_run, open_run
+from pipelines.train_annotator import AnnotatorTraining, train_annotator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Train the annotation network f."""
+
+    strong: tuple[str, ...] = ()
+    """Sample folders whose 3D truth supervises."""
+    weak: tuple[str, ...] = ()
+    """Sample folders whose 2D keypoints supervise."""
+    prior: str
+    """Run folder of jobs/train_prior.py."""
+    out: str
+    """Run folder to create."""
+    body: str = "full"
+    """Body that the labels will speak: full, low, or a file (.npz, .pkl)."""
+    training: AnnotatorTraining = field(default_factory=AnnotatorTraining)
+
+
+def main(job: Job) -> None:
+    body = find_body(job.body)
+    load_run(job.prior, job="train_prior")
+    inputs = [*job.strong, *job.weak, job.prior, str(body)]
+    run = open_run(job.out, job="train_annotator", settings=job.training, inputs=inputs)
+    if run.finished:
+        log.info("%s is complete already", job.out)
+        return
+    connect()
+    last = train_annotator(
+        run, strong=list(job.strong), weak=list(job.weak), prior=job.prior, body=str(body), training=job.training
+    )
+    run.finish(result=last)
+    log.info("trained, loss %.3f: %s", last["loss"], job.out)
+
+
+if __name__ == "__main__":
+    start(main, Job, doc=__doc__)

@@ -1,0 +1,107 @@
+"""Training of the pose prior (VPoser) on a table of poses; one process is enough, on a GPU where there is one."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mesh_lib.body.files import load_body
+from mesh_lib.body.layer import BodyLayer
+
+from mesh_lib.datasets import amass, bvh
+from mesh_lib.geometry.rotations import rotvec_to_rotmat
+from mesh_lib.losses.vposer import VPoserLossWeights, body_rotmats, vposer_losses
+from mesh_lib.nets.vposer import VPoser
+from mesh_lib.world.poses import sample_poses
+from pipelines import annotators, runs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorTraining:
+    """How VPoser is trained: the second release's settings, with a number of steps in place of early stopping."""
+
+    generated: int = 200_000
+    """Poses drawn from the joint-limited generator."""
+    batch_size: int = 128
+    steps: int = 20_000
+    warm_up: float = 0.5
+    """Part of the steps in which rotations and joints are compared as well."""
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    weights: VPoserLossWeights = field(default_factory=VPoserLossWeights)
+    held_out: float = 0.05
+    """Part of the poses kept for the reported reconstruction error."""
+    seed: int = 0
+
+
+def gather_poses(training: PriorTraining, *, bvh_dir: Path | None, amass_dir: Path | None) -> np.ndarray:
+    """(N, 21, 3) rotation vectors from every source named. Raises ValueError where a folder holds no clip."""
+    found = []
+    if training.generated:
+        found.append(sample_poses(training.generated, seed=training.seed).body_pose_rotvec)
+    for folder, pattern, read in ((bvh_dir, "*.bvh", bvh.read_bvh), (amass_dir, "*.npz", amass.read_amass)):
+        if folder is None:
+            continue
+        files = sorted(Path(folder).rglob(pattern))
+        if not files:
+            raise ValueError(f"no {pattern} under {folder}")
+        found += [read(file).body_pose_rotvec for file in files]
+    if not found:
+        raise ValueError("no poses to learn from: draw some (--training.generated) or pass --bvh or --amass")
+    return np.concatenate(found)[:, :21].astype(np.float32)
+
+
+def train_prior(run: runs.Run, *, poses: np.ndarray, body: Path, training: PriorTraining) -> dict[str, Any]:
+    """Train VPoser into the run folder; returns losses and the held-out reconstruction error in cm."""
+    torch.manual_seed(training.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    layer = BodyLayer(load_body(body)).to(device)
+    order = np.random.default_rng(training.seed).permutation(len(poses))
+    held = max(1, int(len(poses) * training.held_out))
+    test, train = (torch.from_numpy(poses[part]).to(device) for part in (order[:held], order[held:]))
+    vposer = VPoser().to(device)
+    optimizer = torch.optim.Adam(vposer.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, training.steps, eta_min=training.learning_rate / 50
+    )
+    generator = torch.Generator().manual_seed(training.seed)
+    losses: dict[str, float] = {}
+    for step in range(1, training.steps + 1):
+        rows = torch.randint(len(train), (training.batch_size,), generator=generator).to(device)
+        target = train[rows]
+        latent = vposer.encode(target)
+        terms = vposer_losses(
+            layer=layer, latent=latent, decoded=vposer.decode(latent.sample()), target_rotvec=target,
+            weights=training.weights, warm_up=step <= training.warm_up * training.steps,
+        )  # fmt: skip
+        loss = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses = {name: value.item() for name, value in terms.items()}
+        if step % max(1, training.steps // 10) == 0:
+            told = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+            log.info("prior %d/%d  loss %.3f  (%s)", step, training.steps, sum(losses.values()), told)
+    annotators.save_prior(vposer.eval().cpu(), run.folder)
+    return {"poses": len(poses), "losses": losses, **evaluate_prior(vposer, layer.cpu(), test.cpu())}
+
+
+@torch.no_grad()
+def evaluate_prior(vposer: VPoser, layer: BodyLayer, poses: torch.Tensor) -> dict[str, float]:
+    """Reconstruction error and how much of the latent space is in use (a collapsed posterior uses none)."""
+    latent = vposer.encode(poses)
+    betas = poses.new_zeros(len(poses), layer.num_betas)
+    truth = layer(rotmats=body_rotmats(rotvec_to_rotmat(poses)), betas=betas).joints_m
+    again = layer(rotmats=body_rotmats(vposer.decode(latent.mean)), betas=betas).joints_m
+    return {
+        "reconstruction_cm": (truth - again).norm(dim=-1).mean().item() * 100,
+        "active_units": int((latent.mean.var(dim=0) > 0.01).sum()),
+        "kl_nats": latent.kl().sum(dim=1).mean().item(),
+    }

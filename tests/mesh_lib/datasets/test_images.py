@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from mesh_lib.datasets.images import BadImage, decode, encode_jpeg, picture_size
+
+
+def test_red_stays_red() -> None:
+    red = np.zeros((40, 60, 3), np.uint8)
+    red[..., 0] = 200
+    again = decode(encode_jpeg(red))
+    assert again.shape == (40, 60, 3)
+    assert abs(again.reshape(-1, 3).mean(axis=0) - [200, 0, 0]).max() < 3
+
+
+@pytest.mark.parametrize("keep", [10, 0.5, 0.98])
+def test_a_truncated_jpeg_is_refused_though_decoders_would_fill_it_with_grey(keep: float) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
+    data = encode_jpeg(picture)
+    with pytest.raises(BadImage):
+        decode(data[: int(keep if keep > 1 else len(data) * keep)])
+
+
+def test_an_image_bomb_is_refused_before_it_is_decoded() -> None:
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    with pytest.raises(BadImage, match="60000x60000"):
+        decode(bomb)
+
+
+@pytest.mark.parametrize("data", [None, b"", b"GIF89a", b"not a picture at all"])
+def test_what_is_no_picture_is_refused(data: bytes | None) -> None:
+    with pytest.raises(BadImage):
+        decode(data)
+
+
+def test_the_size_is_read_from_the_header() -> None:
+    assert picture_size(encode_jpeg(np.zeros((12, 34, 3), np.uint8))) == (34, 12)
