@@ -60,7 +60,7 @@ def _axis_quat(cos: np.ndarray, sin: np.ndarray, axis: np.ndarray) -> np.ndarray
     return np.concatenate([cos[..., None], sin[..., None] * one_hot], -1)
 
 
-def quat_multiply(a: Float[np.ndarray, "*batch 4"], b: Float[np.ndarray, "*batch 4"]) -> Float[np.ndarray, "*batch 4"]:
+def quat_multiply(a: Float[np.ndarray, "*#batch 4"], b: Float[np.ndarray, "*batch 4"]) -> Float[np.ndarray, "*batch 4"]:
     aw, ax, ay, az = np.moveaxis(a, -1, 0)
     bw, bx, by, bz = np.moveaxis(b, -1, 0)
     return np.stack(
