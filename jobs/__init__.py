@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,14 +14,19 @@ import tyro
 Job = TypeVar("Job")
 
 
-def start(main: Callable[[Job], None], job: type[Job], *, doc: str | None) -> None:
-    """Parse the command line into `job`, run `main`, and end a user's mistake in one readable message.
+def start(main: Callable[[Job], None], job: type[Job] | dict[str, type[Job]], *, doc: str) -> None:
+    """Parse the command line into `job` (or one of several, by subcommand), and run `main`.
 
-    ANNOMESH_DEBUG=1 shows the traceback instead.
+    A user's mistake ends in one readable message; ANNOMESH_DEBUG=1 shows the traceback instead.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    settings: Any = tyro.cli(job, description=doc)
+    doc = re.sub(r"\n(?=[A-Z])", "\n\n", doc)  # else the help joins Reads, Writes and Costs into one paragraph
+    settings: Any
     try:
+        if isinstance(job, dict):
+            settings = tyro.extras.subcommand_cli_from_dict(job, description=doc)
+        else:
+            settings = tyro.cli(job, description=doc)
         main(settings)
     except (ValueError, OSError) as error:
         if os.environ.get("ANNOMESH_DEBUG"):

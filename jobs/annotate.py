@@ -83,4 +83,4 @@ def _ingest_folder(job: Job, run: Run) -> str:
 
 
 if __name__ == "__main__":
-    start(main, Job, doc=__doc__)
+    start(main, Job, doc=__doc__ or "")

@@ -60,8 +60,8 @@ def table(summary: dict[str, Any]) -> list[str]:
     """The summary as lines of text."""
     error = summary["pa_mpjpe_mm"]
     lines = ["", f"PA-MPJPE on {summary['samples']} street samples, whose 3D truth training never sees:"]
-    lines += [f"  mean pose           {error['mean_pose']:7.1f} mm",
-              f"  labels of f         {error['labels']:7.1f} mm   {error['labels'] / error['mean_pose']:.2f} of it"]  # fmt: skip
+    lines.append(f"  mean pose           {error['mean_pose']:7.1f} mm")
+    lines.append(f"  labels of f         {error['labels']:7.1f} mm   {error['labels'] / error['mean_pose']:.2f} of it")
     if "labels_without_3d" in error:
         without = error["labels_without_3d"]
         lines.append(f"  f without any 3D    {without:7.1f} mm   {without / error['mean_pose']:.2f} of it")
@@ -79,4 +79,4 @@ def table(summary: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    start(main, Job, doc=__doc__)
+    start(main, Job, doc=__doc__ or "")

@@ -4,16 +4,13 @@ Reads   <annotations>      person_keypoints_*.json, as the owners ship it
         <images>           folder of the pictures that it names
 Writes  <out>              run.json, part-*.parquet: one row a person (docs/data.md)
 
-    python jobs/ingest.py coco --annotations annotations/person_keypoints_val2017.json --images val2017 --out samples/coco
+    python jobs/ingest.py coco --annotations person_keypoints_val2017.json --images val2017 --out samples/coco
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Annotated
-
-import tyro
 
 from jobs import start
 from pipelines.cluster import connect
@@ -40,13 +37,6 @@ class Coco:
     stage: IngestStage = field(default_factory=IngestStage)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """Ingest a dataset to sample shards."""
-
-    source: tyro.conf.OmitSubcommandPrefixes[Annotated[Coco, tyro.conf.subcommand("coco")]]
-
-
 def main(job: Coco) -> None:
     read_coco(job.annotations)
     run = open_run(job.out, job="ingest", settings=job, inputs=[job.annotations, job.images])
@@ -66,4 +56,4 @@ def main(job: Coco) -> None:
 
 
 if __name__ == "__main__":
-    start(main, Coco, doc=__doc__)
+    start(main, {"coco": Coco}, doc=__doc__ or "")

@@ -58,4 +58,4 @@ def main(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    start(main, Job, doc=__doc__)
+    start(main, Job, doc=__doc__ or "")

@@ -58,20 +58,19 @@ def ingest_coco(
     people = list(coco.people(read_coco(annotations), min_keypoints=stage.min_keypoints, skipped=skipped))
     if not people:
         raise ValueError(f"no person to keep in {annotations}: {dict(skipped) or 'it has no annotations'}")
-    ids = [f"{dataset}/{split}/{person.image_id}/{person.annotation_id}" for person in people]
-    tables.check_keys(ids)
+    tables.check_keys([sample_id(dataset, split, person) for person in people])
     if not any(storage.exists(storage.join(images, person.file_name)) for person in people[:1000]):
         raise ValueError(
             f"none of the pictures is under {images}: looked for {people[0].file_name} and others\n"
             "  fix: pass the folder that holds the files that `file_name` in the annotations names"
         )
-    shards = [
-        {"index": i, "people": people[at : at + SHARD_ROWS], "ids": ids[at : at + SHARD_ROWS]}
-        for i, at in enumerate(range(0, len(people), SHARD_ROWS))
-    ]
-    writer = _CocoShard(run.folder, images=images, dataset=dataset, split=split, stage=stage)
-    done = ray.data.from_items(shards).map_batches(
-        writer, batch_size=1, batch_format="numpy", compute=TaskPoolStrategy(size=stage.readers)
+    shards = list(range(0, len(people), SHARD_ROWS))
+    writer = _CocoShard(run.folder, ray.put(people), images=images, dataset=dataset, split=split, stage=stage)
+    done = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
+        writer,
+        batch_size=1,
+        batch_format="numpy",
+        compute=TaskPoolStrategy(size=min(stage.readers, len(shards))),
     )
     written = list(done.take_all())
     rows, unreadable = sum(int(w["rows"]) for w in written), sum(int(w["unreadable"]) for w in written)
@@ -90,23 +89,29 @@ def read_coco(path: str) -> coco.CocoFile:
     return coco.parse(storage.read_bytes(path), where=path)
 
 
+def sample_id(dataset: str, split: str, person: coco.CocoPerson) -> str:
+    return f"{dataset}/{split}/{person.image_id}/{person.annotation_id}"
+
+
 class _CocoShard:
     """Ray Data function: one planned shard in; its file written, its counts out."""
 
-    def __init__(self, folder: str, *, images: str, dataset: str, split: str, stage: IngestStage) -> None:
-        self.folder, self.images, self.dataset, self.split, self.stage = folder, images, dataset, split, stage
+    def __init__(
+        self, folder: str, people: ray.ObjectRef, *, images: str, dataset: str, split: str, stage: IngestStage
+    ) -> None:
+        self.folder, self.people, self.images = folder, people, images
+        self.dataset, self.split, self.stage = dataset, split, stage
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         cv2.setNumThreads(1)
-        people, ids = batch["people"][0], batch["ids"][0]
-        rows = [self._row(person, sample_id) for person, sample_id in zip(people, ids, strict=True)]
+        first = int(batch["item"][0])
+        rows = [self._row(person) for person in ray.get(self.people)[first : first + SHARD_ROWS]]
         unreadable = sum(row.get("image_size") is None for row in rows)
-        storage.write_parquet(
-            tables.samples_table(rows, COCO17), storage.join(self.folder, f"part-{int(batch['index'][0]):05d}.parquet")
-        )
+        path = storage.join(self.folder, f"part-{first // SHARD_ROWS:05d}.parquet")
+        storage.write_parquet(tables.samples_table(rows, COCO17), path)
         return {"rows": np.array([len(rows)]), "unreadable": np.array([unreadable])}
 
-    def _row(self, person: coco.CocoPerson, sample_id: str) -> dict[str, Any]:
+    def _row(self, person: coco.CocoPerson) -> dict[str, Any]:
         uri = storage.join(self.images, person.file_name)
         box = person.bbox_xywh_px
         if box is None or box[2] * box[3] <= 0:
@@ -114,7 +119,7 @@ class _CocoShard:
             visible = np.where(finite[:, None], person.keypoints_2d_px, 0.0)
             box = crop.box_of_keypoints(visible) if visible[:, 2].any() else np.zeros(4)
         row: dict[str, Any] = {
-            "sample_id": sample_id,
+            "sample_id": sample_id(self.dataset, self.split, person),
             "dataset": self.dataset,
             "split": self.split,
             "image_id": person.image_id,

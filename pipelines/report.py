@@ -84,11 +84,17 @@ def make_report(*, labels: str, samples: str, title: str, seed: int = 0) -> Page
         ("flagged high_reprojection", f"{flag_counts['high_reprojection']:,}"),
     ]
     sheets = [
-        {"title": f"{len(some)} labels drawn at random", "cells": [cells[int(keys[i])] for i in some if int(keys[i]) in cells],
-         "note": "The picture with its 2D keypoints, the mesh over it, and the mesh from its side: depth is the question."},
-        {"title": f"The worst {len(worst)} by reprojection error", "note": "Largest error first; a red frame marks flags.",
-         "cells": [cells[int(keys[i])] for i in worst if int(keys[i]) in cells]},
-    ]  # fmt: skip
+        {
+            "title": f"{len(some)} labels drawn at random",
+            "note": "The picture with its 2D keypoints, the mesh over it, the mesh from its side: depth is the question.",
+            "cells": [cells[int(key)] for key in keys[some] if int(key) in cells],
+        },
+        {
+            "title": f"The worst {len(worst)} by reprojection error",
+            "note": "Largest error first; a red frame marks flags.",
+            "cells": [cells[int(key)] for key in keys[worst] if int(key) in cells],
+        },
+    ]
     page = jinja2.Environment(autoescape=True).from_string(_template()).render(
         title=title,
         subtitle=f"labels {labels} · samples {samples}",

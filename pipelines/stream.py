@@ -70,7 +70,8 @@ def open_source(path: str) -> Source:
             raise ValueError(f"{path} mixes joint sets: {joint_set.name} and, in {file}, {found.name}")
         joint_set = found
         meta = info.metadata
-        groups += [(file, i, meta.row_group(i).num_rows) for i in range(meta.num_row_groups) if meta.row_group(i).num_rows]
+        rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+        groups += [(file, i, count) for i, count in enumerate(rows) if count]
     if joint_set is None or not groups:
         raise ValueError(f"no samples at {path}: its {len(storage.parquet_files(path))} files hold no row")
     return Source(path, joint_set, tuple(groups))
@@ -79,7 +80,8 @@ def open_source(path: str) -> Source:
 def read_group(path: str, file: str, group: int, columns: Sequence[str] | None = None) -> pa.Table:
     """One row group of one shard."""
     system, _ = storage.resolve(path)
-    return pq.ParquetFile(system.open_input_file(file)).read_row_group(group, columns=list(columns) if columns else None)
+    wanted = list(columns) if columns else None
+    return pq.ParquetFile(system.open_input_file(file)).read_row_group(group, columns=wanted)
 
 
 def training_stream(
@@ -104,9 +106,13 @@ def training_stream(
                 break
         epoch += 1
     reader = _CropGroup(sources, weak=weak, input_size=input_size, config=config)
-    return ray.data.from_items(units).map_batches(
-        reader, batch_size=1, batch_format="numpy", num_cpus=1, compute=TaskPoolStrategy(size=config.readers),
-    )  # fmt: skip
+    return ray.data.from_items(units, override_num_blocks=min(len(units), 1000)).map_batches(
+        reader,
+        batch_size=1,
+        batch_format="numpy",
+        num_cpus=1,
+        compute=TaskPoolStrategy(size=min(config.readers, len(units))),
+    )
 
 
 class _CropGroup:

@@ -32,7 +32,7 @@ SHUFFLE_ROWS = 512
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotatorTraining:
-    """How f is trained. The defaults are Three Recipes' (supplement C): batch 192, Adam, 1e-4, cut at 11 and 13 of 15."""
+    """How f is trained. The defaults are those of Three Recipes, supplement C."""
 
     model: Pose2PoseConfig = field(default_factory=Pose2PoseConfig)
     loss: Pose2PoseLossConfig = field(default_factory=Pose2PoseLossConfig)
@@ -117,7 +117,7 @@ def _split_batch(training: AnnotatorTraining, *, strong: bool, weak: bool) -> di
                 "  fix: pass datasets for both kinds, or set weak_share to 0 (3D only) or 1 (2D only)"
             )
         if counts[name] % training.workers:
-            raise ValueError(f"{counts[name]} {name} samples a batch do not split evenly over {training.workers} workers")
+            raise ValueError(f"{counts[name]} {name} samples a batch do not split over {training.workers} workers")
     return {name: count // training.workers for name, count in counts.items()}
 
 

@@ -56,7 +56,8 @@ def annotator_losses(
 
     keypoints_hm = targets.keypoints_crop_px / STRIDE
     in_crop = inside(keypoints_hm, model) * targets.keypoints_valid
-    image_hm, image_mask = _position_target(keypoints_hm, targets.joints_rel_m, targets.joints_rel_valid, in_crop, model)
+    rel_valid = targets.joints_rel_valid
+    image_hm, image_mask = _position_target(keypoints_hm, targets.joints_rel_m, rel_valid, in_crop, model)
     mesh_hm = targets.mesh_crop_px / STRIDE
     mesh_in_crop = inside(mesh_hm, model) * mesh_valid
     mesh_image_hm, mesh_image_mask = _position_target(mesh_hm, targets.mesh_rel_m, mesh_valid, mesh_in_crop, model)
@@ -67,7 +68,7 @@ def annotator_losses(
         "smpl_pose": _pose_loss(answer, targets, config, l1),
         "smpl_shape": l1(answer.betas, targets.betas, targets.mesh_valid[:, None]),
         "joint_proj": l1(answer.joints_crop_px / STRIDE, keypoints_hm, in_crop[..., None]),
-        "joint_cam": l1(rel_m, targets.joints_rel_m, targets.joints_rel_valid[..., None]),
+        "joint_cam": l1(rel_m, targets.joints_rel_m, rel_valid[..., None]),
         "smpl_joint_cam": l1(rel_m, targets.mesh_rel_m, mesh_valid[..., None]),
     }
     if config.l2_weight:

@@ -1,0 +1,43 @@
+# `make demo` and `make test` need Python >= 3.10 and nothing else; each installs what it needs into .venv.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+# Without the pin, pip takes a torch build with gigabytes of CUDA; a GPU machine sets CONSTRAINTS= to get it.
+CONSTRAINTS ?= -c constraints.txt
+
+.PHONY: demo evening test lint bench install clean
+
+demo: $(VENV)/installed
+	$(PY) jobs/demo.py $(ARGS)
+
+evening: $(VENV)/installed
+	$(PY) jobs/demo.py --preset evening --out demo-evening $(ARGS)
+
+test: $(VENV)/installed-test
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/installed-test
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(VENV)/bin/pyright
+
+bench: $(VENV)/installed-test
+	for bench in tests/bench/bench_*.py; do $(PY) $$bench || exit 1; done
+
+install: $(VENV)/installed
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "annomesh needs Python 3.10 or newer; set PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
