@@ -1,0 +1,207 @@
+"""Body model files: our open .npz, licensed SMPL .npz, and licensed .pkl through an unpickler that runs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+REQUIRED = ("v_template", "shapedirs", "J_regressor", "weights", "kintree_table", "f")
+BETAS = 10
+SMPL_VERTICES = 6890
+SMPL_KEYPOINT_VERTICES = {
+    "nose": 331, "left_eye": 2802, "right_eye": 6262, "left_ear": 3489, "right_ear": 3990,
+    "left_big_toe": 3292, "left_small_toe": 3313, "left_heel": 3468,
+    "right_big_toe": 6691, "right_small_toe": 6713, "right_heel": 6858,
+    "left_index1": 2274, "left_middle1": 2270, "left_ring1": 2293, "left_pinky1": 2173,
+    "right_index1": 5595, "right_middle1": 5675, "right_ring1": 5636, "right_pinky1": 5655,
+}  # fmt: skip
+"""Vertices of SMPL's 6,890 that stand for keypoints without a joint, as Pose2Pose uses them."""
+
+
+class BodyModelMissing(ValueError):
+    """No body model file where one was asked for."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """A body model of the SMPL family, as its file holds it; y up, facing +z, x to the person's left; metres."""
+
+    name: str
+    v_template: np.ndarray
+    """(V, 3)"""
+    shapedirs: np.ndarray
+    """(V, 3, 10), metres per standard deviation."""
+    posedirs: np.ndarray | None
+    """(V, 3, 9 (J - 1)) pose correctives; None where all are zero."""
+    J_regressor: np.ndarray | scipy.sparse.csr_matrix
+    """(J, V), sparse, rows sum to 1."""
+    weights: np.ndarray
+    """(V, J) skinning weights."""
+    parents: tuple[int, ...]
+    """Parent of each joint; -1 for the root."""
+    faces: np.ndarray
+    """(F, 3) int32"""
+    keypoint_vertices: Mapping[str, int]
+    """Vertex of each named keypoint that is no joint (nose, toes …)."""
+    sha256: str
+
+
+def load_body(path: str | Path) -> Body:
+    """Read a body model. Raises BodyModelMissing, or ValueError for a file that is not one."""
+    path = Path(path)
+    if not path.is_file():
+        raise BodyModelMissing(_missing(path))
+    data = path.read_bytes()
+    content = read_pkl(data, where=str(path)) if path.suffix == ".pkl" else _read_npz(data, where=str(path))
+    return _body(content, name=path.stem, sha256=hashlib.sha256(data).hexdigest(), where=str(path))
+
+
+def convert_pkl(source: str | Path, out: str | Path) -> Body:
+    """Convert a licensed .pkl once into an .npz that numpy reads without pickles."""
+    source = Path(source)
+    if not source.is_file():
+        raise BodyModelMissing(_missing(source))
+    content = read_pkl(source.read_bytes(), where=str(source))
+    arrays = {name: _dense(content[name]) for name in (*REQUIRED, "posedirs") if name in content}
+    _body(arrays, name=source.stem, sha256="", where=str(source))
+    np.savez_compressed(out, **arrays)
+    return load_body(out)
+
+
+def _missing(path: Path) -> str:
+    folder = path.parent
+    found = sorted(p.name for p in folder.iterdir())[:10] if folder.is_dir() else None
+    return (
+        f"body model not found: {path}\n"
+        f"  folder holds: {', '.join(found) or 'nothing' if found is not None else 'the folder does not exist'}\n"
+        "  why: licensed models (SMPL, SMPL-X, MANO, FLAME) may not be shipped with this code\n"
+        "  fix: register at https://smpl.is.tue.mpg.de and pass the file's path, or build the free body with\n"
+        "       python jobs/build_body.py"
+    )
+
+
+def _read_npz(data: bytes, *, where: str) -> dict[str, Any]:
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            wanted = (*REQUIRED, "posedirs", "keypoint_names", "keypoint_vertices")
+            return {name: file[name] for name in wanted if name in file.files}
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise ValueError(f"{where} is not a body model: numpy cannot read it without pickles ({error})") from None
+
+
+def _body(content: Mapping[str, Any], *, name: str, sha256: str, where: str) -> Body:
+    absent = [key for key in REQUIRED if key not in content]
+    if absent:
+        raise ValueError(f"{where} is not a body model of the SMPL family: it has no {', '.join(absent)}")
+    arrays = {key: np.asarray(_dense(content[key])) for key in REQUIRED}
+    vertices, joints = len(arrays["v_template"]), arrays["weights"].shape[-1]
+    shapes = {
+        "v_template": (vertices, 3),
+        "shapedirs": (vertices, 3, arrays["shapedirs"].shape[-1]),
+        "J_regressor": (joints, vertices),
+        "weights": (vertices, joints),
+        "kintree_table": (2, joints),
+        "f": (len(arrays["f"]), 3),
+    }
+    for key, shape in shapes.items():
+        if arrays[key].shape != shape:
+            raise ValueError(f"{where}: {key} has shape {arrays[key].shape}, expected {shape}")
+    if arrays["shapedirs"].shape[-1] < BETAS:
+        raise ValueError(f"{where}: {arrays['shapedirs'].shape[-1]} shape components, at least {BETAS} are needed")
+    posedirs = content.get("posedirs")
+    posedirs = None if posedirs is None or not np.any(posedirs) else np.asarray(_dense(posedirs), np.float64)
+    if posedirs is not None and posedirs.shape != (vertices, 3, 9 * (joints - 1)):
+        raise ValueError(f"{where}: posedirs has shape {posedirs.shape}, expected {(vertices, 3, 9 * (joints - 1))}")
+    keypoints = dict(SMPL_KEYPOINT_VERTICES) if vertices == SMPL_VERTICES else {}
+    if "keypoint_names" in content:
+        names, ids = content["keypoint_names"], content["keypoint_vertices"]
+        keypoints = {str(n): int(v) for n, v in zip(names, ids, strict=True)}
+    # The root's parent is stored as 2³²-1 in the owners' files.
+    parents = arrays["kintree_table"][0].astype(np.int64).tolist()
+    return Body(
+        name=name,
+        v_template=arrays["v_template"].astype(np.float64),
+        shapedirs=arrays["shapedirs"][..., :BETAS].astype(np.float64),
+        posedirs=posedirs,
+        J_regressor=scipy.sparse.csr_matrix(arrays["J_regressor"].astype(np.float64)),
+        weights=arrays["weights"].astype(np.float64),
+        parents=(-1, *(int(p) for p in parents[1:])),
+        faces=arrays["f"].astype(np.int32),
+        keypoint_vertices=keypoints,
+        sha256=sha256,
+    )
+
+
+def _dense(value: Any) -> Any:
+    if scipy.sparse.issparse(value):
+        return value.toarray()
+    return np.asarray(value.r) if isinstance(value, _Chumpy) else value
+
+
+class _Chumpy:
+    """Stands in for chumpy's arrays: keeps the state that was stored, runs nothing."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__["state"] = state if isinstance(state, dict) else {}
+
+    @property
+    def r(self) -> np.ndarray:
+        state = self.__dict__.get("state", {})
+        if "x" in state:
+            return np.asarray(state["x"])
+        if {"a", "idxs", "preferred_shape"} <= state.keys():  # chumpy's Select: a flat choice of another array
+            return np.asarray(_dense(state["a"])).ravel()[np.asarray(state["idxs"])].reshape(state["preferred_shape"])
+        raise ValueError(f"a chumpy array without values (it holds {', '.join(map(str, state)) or 'nothing'})")
+
+
+_NUMPY = {
+    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"),
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
+}  # fmt: skip
+_SPARSE = {"csc_matrix", "csr_matrix", "coo_matrix"}
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    """Knows arrays, sparse matrices and stand-ins for chumpy; any other name is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _NUMPY:
+            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        if module.split(".")[:2] == ["scipy", "sparse"] and name in _SPARSE:
+            return getattr(scipy.sparse, name)
+        if module.split(".")[0] == "chumpy":
+            return _Chumpy
+        if (module, name) in {("copy_reg", "_reconstructor"), ("copyreg", "_reconstructor")}:
+            return _reconstruct
+        if (module, name) in {("__builtin__", "object"), ("builtins", "object")}:
+            return object
+        raise ValueError(f"it names {module}.{name}, which a body model has no use for: refused, nothing was run")
+
+
+def _reconstruct(kind: type, base: type, state: Any) -> Any:
+    if kind not in (_Chumpy, *(getattr(scipy.sparse, name) for name in _SPARSE)) or base is not object:
+        raise ValueError(f"it builds a {kind.__name__}: refused")
+    return object.__new__(kind)
+
+
+def read_pkl(data: bytes, *, where: str) -> dict[str, Any]:
+    """The dictionary in a licensed .pkl (Python 2 pickles, too), without chumpy and without running code.
+
+    Raises ValueError for a file that is no pickle, or that names anything but arrays.
+    """
+    try:
+        content = _RestrictedUnpickler(io.BytesIO(data), encoding="latin1").load()
+    except Exception as error:  # unpicklers raise nearly anything on damaged input
+        raise ValueError(f"{where} cannot be read as a body model: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} is not a body model: it holds a {type(content).__name__}")
+    return content
