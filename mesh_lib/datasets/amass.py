@@ -26,7 +26,7 @@ def find_clips(folder: Path) -> list[Path]:
     return sorted(path for path in Path(folder).rglob("*.npz") if path.name.endswith(SUFFIXES))
 
 
-def load_amass_poses(path: Path, *, frames_per_s: float | None = None) -> Poses:
+def read_amass(path: Path, *, frames_per_s: float | None = None) -> Poses:
     """One clip, thinned to about `frames_per_s` where given. Raises ValueError for a file that is no AMASS clip.
 
     `root_world_m` is AMASS' `trans`: the pelvis up to the shape's own constant offset.

@@ -54,7 +54,7 @@ class BvhMotion:
         return next(i for i, joint in enumerate(self.joints) if joint.name == name)
 
 
-def read_bvh(path: Path) -> BvhMotion:
+def parse_bvh(path: Path) -> BvhMotion:
     """Parse a BVH file. Raises ValueError that names the file and the line for anything broken."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -255,9 +255,9 @@ def retarget(motion: BvhMotion, *, every: int = 1) -> Poses:
     return Poses(rotvec[:, 1:], rotvec[:, 0], np.full(len(rotvec), "mocap"), pelvis.astype(np.float32))
 
 
-def load_bvh_poses(path: Path, *, every: int = 1) -> Poses:
+def read_bvh(path: Path, *, every: int = 1) -> Poses:
     """Read and retarget one clip."""
-    return retarget(read_bvh(path), every=every)
+    return retarget(parse_bvh(path), every=every)
 
 
 def opens_with_t_pose(motion: BvhMotion) -> bool:

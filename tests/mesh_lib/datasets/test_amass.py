@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mesh_lib.datasets.amass import find_clips, load_amass_poses
+from mesh_lib.datasets.amass import find_clips, read_amass
 from mesh_lib.world.skeleton import rotvec_to_rotmat
 
 
@@ -30,7 +30,7 @@ def write_clip(
     [("a_poses.npz", 156, "mocap_framerate"), ("a_stageii.npz", 165, "mocap_frame_rate")],
 )
 def test_z_up_becomes_y_up_and_hands_stay_at_rest(name: str, width: int, rate_name: str, tmp_path: Path) -> None:
-    poses = load_amass_poses(write_clip(tmp_path / name, width=width, rate_name=rate_name))
+    poses = read_amass(write_clip(tmp_path / name, width=width, rate_name=rate_name))
     up = rotvec_to_rotmat(poses.global_orient_rotvec)[:, :, 1]
     assert np.allclose(up, [0, 1, 0], atol=1e-6), "upright in a y-up world"
     assert poses.root_world_m is not None
@@ -41,7 +41,7 @@ def test_z_up_becomes_y_up_and_hands_stay_at_rest(name: str, width: int, rate_na
 
 
 def test_a_clip_is_thinned_to_the_wanted_rate(tmp_path: Path) -> None:
-    assert len(load_amass_poses(write_clip(tmp_path / "a_poses.npz"), frames_per_s=10.0)) == 2
+    assert len(read_amass(write_clip(tmp_path / "a_poses.npz"), frames_per_s=10.0)) == 2
 
 
 def test_only_motions_are_found(tmp_path: Path) -> None:
@@ -61,11 +61,11 @@ def test_only_motions_are_found(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_clip_is_refused(changes: dict[str, object], complaint: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=complaint):
-        load_amass_poses(write_clip(tmp_path / "a_poses.npz", arrays=changes))
+        read_amass(write_clip(tmp_path / "a_poses.npz", arrays=changes))
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a_poses.npz")
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match="not a readable AMASS clip"):
-        load_amass_poses(path)
+        read_amass(path)

@@ -12,9 +12,9 @@ from mesh_lib.datasets.bvh import (
     DIALECTS,
     find_dialect,
     forward_kinematics,
-    load_bvh_poses,
-    opens_with_t_pose,
     read_bvh,
+    opens_with_t_pose,
+    parse_bvh,
     retarget,
 )
 from mesh_lib.world.poses import Poses
@@ -59,7 +59,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_forward_kinematics_of_a_hand_worked_clip(tmp_path: Path) -> None:
-    _, at = forward_kinematics(read_bvh(written(tmp_path, TINY)))
+    _, at = forward_kinematics(parse_bvh(written(tmp_path, TINY)))
     assert np.allclose(at[0], [[0, 0, 0], [1, 0, 0], [3, 0, 0]])
     # turned 90° about y, the arm leaves along -z; its own 90° about z lifts its tip by 2
     assert np.allclose(at[1], [[10, 20, 30], [10, 20, 29], [10, 22, 29]])
@@ -67,7 +67,7 @@ def test_forward_kinematics_of_a_hand_worked_clip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("clip", ONE_OF_EACH)
 def test_retargeted_limbs_point_where_the_files_limbs_point(clip: str, samples_dir: Path) -> None:
-    motion = read_bvh(samples_dir / "cmu_mocap" / f"{clip}.bvh")
+    motion = parse_bvh(samples_dir / "cmu_mocap" / f"{clip}.bvh")
     table = find_dialect(motion)
     _, file_at = forward_kinematics(motion)
     skip = int(opens_with_t_pose(motion))
@@ -89,7 +89,7 @@ def test_retargeted_limbs_point_where_the_files_limbs_point(clip: str, samples_d
 
 @pytest.mark.parametrize("clip", WALKS)
 def test_walking_looks_like_walking(clip: str, samples_dir: Path) -> None:
-    poses = load_bvh_poses(samples_dir / "cmu_mocap" / f"{clip}.bvh")
+    poses = read_bvh(samples_dir / "cmu_mocap" / f"{clip}.bvh")
     assert poses.root_world_m is not None
     way = poses.root_world_m[-1] - poses.root_world_m[0]
     assert np.linalg.norm(way[[0, 2]]) > 1.5, "they get somewhere"
@@ -107,12 +107,12 @@ def test_walking_looks_like_walking(clip: str, samples_dir: Path) -> None:
 
 def test_only_the_dialects_with_an_inserted_t_pose_lose_their_first_row(samples_dir: Path) -> None:
     for clip, inserted in (("bvh_motionbuilder/02_01", True), ("asf_amc/01_01", True), ("bvh_3dsmax/12_01", False)):
-        assert opens_with_t_pose(read_bvh(samples_dir / "cmu_mocap" / f"{clip}.bvh")) is inserted
+        assert opens_with_t_pose(parse_bvh(samples_dir / "cmu_mocap" / f"{clip}.bvh")) is inserted
 
 
 def test_an_unknown_skeleton_names_the_joints_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown skeleton.*LeftUpLeg"):
-        find_dialect(read_bvh(written(tmp_path, TINY)))
+        find_dialect(parse_bvh(written(tmp_path, TINY)))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_an_unknown_skeleton_names_the_joints_it_lacks(tmp_path: Path) -> None:
 )
 def test_a_broken_file_names_the_line(old: str, new: str, complaint: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=complaint):
-        read_bvh(written(tmp_path, TINY.replace(old, new)))
+        parse_bvh(written(tmp_path, TINY.replace(old, new)))
 
 
 def test_both_dialect_tables_cover_every_joint_but_the_hands() -> None:
