@@ -88,7 +88,7 @@ class Texture:
         return base * (1 + grain[:, None])
 
 
-WALLS = ("plain", "bricks", "windows", "windows", "planks", "tiles", "blotches", "checker")
+WALLS = ("plain", "plain", "bricks", "bricks", "windows", "windows", "planks", "tiles", "blotches", "checker")
 GROUNDS = ("tiles", "planks", "checker", "plain", "plain", "blotches", "bricks")
 
 
@@ -103,7 +103,7 @@ def draw_texture(rng: Rng, kinds: tuple[str, ...], place: Place) -> Texture:
     kind = str(rng.choice(kinds))
     if kind == "windows":
         metres = rng.uniform(1.6, 3.5)
-    return Texture(kind, first, second, metres, rng.uniform(0.05, 0.5), (rng.uniform(0, 50), rng.uniform(0, 50)))
+    return Texture(kind, first, second, metres, rng.uniform(0.03, 0.25), (rng.uniform(0, 50), rng.uniform(0, 50)))
 
 
 def paint_box(
@@ -131,7 +131,7 @@ def paint_box(
 
 def paint_sky(rng: Rng, view: View, place: Place) -> Float[np.ndarray, "pixels 3"]:
     """Gradient from horizon to zenith with clouds."""
-    hue = rng.uniform(0.5, 0.66) if place == "street" else rng.uniform(0.75, 1.08)
+    hue = rng.uniform(0.54, 0.64) if place == "street" else rng.uniform(0.9, 1.1)
     top, bottom = colour(rng, (0.1, 0.75), (0.35, 0.95), hue), colour(rng, (0.0, 0.3), (0.7, 1.0), hue)
     rays = view.rays_world
     height = np.clip(rays[:, 1] / np.linalg.norm(rays, axis=1), 0, 1)[:, None]

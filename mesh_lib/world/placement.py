@@ -13,7 +13,7 @@ Placed = tuple[View, np.ndarray, int]
 """The view, the pelvis in the camera frame, and which fixed rig and room (studio only)."""
 
 STUDIO_ROOMS = 3
-_STUDIO_RIGS = ((1.6, 4.6, 1.4, 4.0), (1.75, 4.8, 1.6, 7.0), (1.5, 4.4, 1.0, 0.5), (1.9, 5.0, 2.2, 14.0))
+_STUDIO_RIGS = ((1.7, 4.4, 1.4, 5.5), (1.6, 4.1, 1.6, 9.0), (1.75, 4.4, 1.0, 0.5), (1.7, 4.3, 2.3, 18.0))
 """Focal length in picture widths, distance and height in metres, pitch in degrees."""
 FEWEST_INSIDE = 10
 
@@ -36,8 +36,8 @@ def place_in_studio(rng: np.random.Generator, figure: Figure, *, size: int, acti
     room, rig = int(rng.integers(STUDIO_ROOMS)), int(rng.integers(len(_STUDIO_RIGS)))
     widths, distance, height, pitch = _STUDIO_RIGS[rig]
     rotation = camera_rotation(np.deg2rad(pitch), 0.0)
-    eye = np.array([0.0, height, min(distance, 4.4)])
-    view = View(size, widths * size * 0.9, rotation, -rotation @ eye)
+    eye = np.array([0.0, height, distance])
+    view = View(size, widths * size, rotation, -rotation @ eye)
     lift = rng.uniform(0.05, 0.3) if figure.lifts else 0.0
     spot = np.array([rng.uniform(-0.45, 0.45), lift - figure.vertices_m[:, 1].min(), rng.uniform(-0.9, 0.4)])
     return view, view.to_camera(spot), rig * STUDIO_ROOMS + room

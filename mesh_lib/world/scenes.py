@@ -90,7 +90,7 @@ class OpenWorld:
         rng = np.random.default_rng((self.seed, DOMAINS.index(domain), index, 0))
         orient, body_pose, activity = self._draw_pose(rng, domain, index)
         betas = self._draw_shape(rng, domain)
-        figure = self._pose_figure(orient, body_pose, betas, lifts=activity == "jump")
+        figure = self.pose_figure(orient, body_pose, betas, lifts=activity == "jump")
         placed = place_in_studio if domain == "studio" else place_in_street
         view, root_cam_m, place = placed(rng, figure, size=self.size, activity=activity)
         return _Picture(self, rng, domain, figure, view, root_cam_m, place).finish(orient, body_pose, betas, activity)
@@ -111,7 +111,7 @@ class OpenWorld:
             rng = np.random.default_rng((self.seed, 77, int(rng.integers(STUDIO_SUBJECTS))))
         return np.clip(rng.standard_normal(10), -2.5, 2.5).astype(np.float32)
 
-    def _pose_figure(self, orient: np.ndarray, body_pose: np.ndarray, betas: np.ndarray, *, lifts: bool) -> Figure:
+    def pose_figure(self, orient: np.ndarray, body_pose: np.ndarray, betas: np.ndarray, *, lifts: bool) -> Figure:
         rotvecs = np.zeros((self.joint_count, 3))
         rotvecs[0], rotvecs[1:24] = orient, body_pose[: min(23, self.joint_count - 1)]
         shape = np.zeros(self.beta_count, np.float32)
@@ -203,7 +203,7 @@ class _Picture:
             canvas = backgrounds.paint_photo(rng, _read_photo(world.photos[rng.integers(len(world.photos))]), view.size)
         else:
             kind = "unseen" if self.domain == "street_test" else "street"
-            canvas = backgrounds.paint_place(rng, view, kind) * rng.uniform(0.6, 1.1)
+            canvas = backgrounds.paint_place(rng, view, kind) * rng.uniform(0.8, 1.15)
         canvas = np.ascontiguousarray(canvas, np.float32)
         lamp = float(light.colour.mean())
         shadow = props.cast_shadow(
