@@ -37,9 +37,7 @@ class BodyLayer(nn.Module):
     joint_template: Tensor
     joint_shapedirs: Tensor
 
-    def __init__(
-        self, body: Body, *, vertex_ids: np.ndarray | None = None, dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, body: Body, *, vertex_ids: np.ndarray | None = None, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         ids = slice(None) if vertex_ids is None else np.asarray(vertex_ids)
         self.num_betas = body.shapedirs.shape[2]
