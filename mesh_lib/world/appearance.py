@@ -53,12 +53,15 @@ class BodySurface:
     def joint(self, name: str) -> np.ndarray:
         return self.joints_m[SMPL24.index(name)]
 
-    def vertex_normals(self, vertices_m: Float[np.ndarray, "vertices 3"]) -> Float[np.ndarray, "vertices 3"]:
-        """Outward unit normals, weighted by the area of the faces around each vertex."""
+    def face_normals(self, vertices_m: Float[np.ndarray, "vertices 3"]) -> Float[np.ndarray, "faces 3"]:
+        """Outward, as long as twice each face's area."""
         a, b, c = vertices_m[self.faces].swapaxes(0, 1)
         u, v = b - a, c - a
-        cross = np.stack([u[:, i] * v[:, j] - u[:, j] * v[:, i] for i, j in ((1, 2), (2, 0), (0, 1))], 1)
-        normals = self._face_to_vertex @ cross
+        return np.stack([u[:, i] * v[:, j] - u[:, j] * v[:, i] for i, j in ((1, 2), (2, 0), (0, 1))], 1)
+
+    def vertex_normals(self, face_normals: Float[np.ndarray, "faces 3"]) -> Float[np.ndarray, "vertices 3"]:
+        """Outward unit normals, weighted by the area of the faces around each vertex."""
+        normals = self._face_to_vertex @ face_normals
         return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
 
@@ -99,7 +102,7 @@ def _colour(rng: np.random.Generator, style: Style) -> np.ndarray:
     hue = rng.uniform(0.0, 0.42) if style == "varied" else rng.uniform(0.42, 0.58)
     if style == "varied" and rng.random() < 0.5:
         hue = rng.uniform(0.58, 1.0)
-    return np.array(colorsys.hsv_to_rgb(hue, rng.beta(1.3, 1.6), rng.uniform(0.12, 0.97)))
+    return np.array(colorsys.hsv_to_rgb(hue, rng.beta(1.2, 2.2), rng.uniform(0.12, 0.97)))
 
 
 def draw_outfit(rng: np.random.Generator, style: Style) -> Outfit:
@@ -152,7 +155,7 @@ def paint(
     return np.clip(colour, 0, 1)
 
 
-def _along(value: np.ndarray, start: float, end: float) -> np.ndarray:
+def _along(value: np.ndarray, start: np.floating, end: np.floating) -> np.ndarray:
     return (value - start) / (end - start)
 
 

@@ -179,7 +179,7 @@ def paint_place(rng: Rng, view: View, place: Place) -> Float[np.ndarray, "h w 3"
             [cv2.resize(noise(3, *_grid(rng, 24)), (view.size,) * 2, interpolation=cv2.INTER_CUBIC) for _ in range(3)],
             -1,
         )
-        return colour(rng, (0, 0.6), (0.3, 0.8)) + tiles * rng.uniform(0.1, 0.5)
+        return colour(rng, (0.0, 0.6), (0.3, 0.8)) + tiles * rng.uniform(0.1, 0.5)
     room = kind == "room"
     margin = rng.uniform(0.8, 3.5, 4) if room else rng.uniform(2.5, 12, 4)
     low = np.array([low[0] - margin[0], 0, low[2] - margin[1]])
@@ -204,8 +204,8 @@ def paint_studio(view: View, room: int) -> Float[np.ndarray, "h w 3"]:
         ((0.34, 0.45, 0.36), (0.50, 0.47, 0.42)),
         ((0.72, 0.69, 0.63), (0.33, 0.35, 0.40)),
     )[room]
-    plain = [Texture("plain", np.array(wall, np.float32), np.array(wall, np.float32), 1.0, 0.03, (0, 0))] * 6
-    plain[2] = Texture("tiles", np.array(floor, np.float32), np.array(floor, np.float32) * 0.8, 1.0, 0.04, (0, 0))
+    plain = [Texture("plain", np.array(wall, np.float32), np.array(wall, np.float32), 1.0, 0.03, (0.0, 0.0))] * 6
+    plain[2] = Texture("tiles", np.array(floor, np.float32), np.array(floor, np.float32) * 0.8, 1.0, 0.04, (0.0, 0.0))
     return paint_box(view, np.array([-4.5, 0, -4.5]), np.array([4.5, 3.4, 4.5]), plain)
 
 

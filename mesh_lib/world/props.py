@@ -35,7 +35,7 @@ def draw_capsules(
     pixels = np.clip(pixels, -limit, limit)
     order = np.argsort(-joints_cam_m[1:, 2]) + 1
     for joint in order:
-        thickness = max(1, round(2 * bone_radius_m(joint) * view.focal_px / joints_cam_m[joint, 2]))
+        thickness = max(1, round(2 * bone_radius_m(int(joint)) * view.focal_px / joints_cam_m[joint, 2]))
         start, end = (tuple(map(int, pixels[i])) for i in (SMPL_PARENTS[joint], joint))
         cv2.line(canvas, start, end, colours[joint], min(thickness, 500), cv2.LINE_AA, _FRACTION_BITS)
     head = joints_cam_m[SMPL24.index("head")]
@@ -96,7 +96,7 @@ def _box(rng: Rng, canvas: np.ndarray, view: View, foot: np.ndarray, tint: np.nd
         )
 
 
-def _post(rng: Rng, canvas: np.ndarray, view: View, foot: np.ndarray, tint: np.ndarray) -> None:
+def _post(rng: Rng, canvas: np.ndarray, view: View, foot: np.ndarray, tint: np.ndarray, *, crown: bool = True) -> None:
     """A lamp post, a trunk with a crown, or a street sign."""
     height, radius = rng.uniform(1.0, 5.0), rng.uniform(0.02, 0.16)
     ends = view.to_camera(foot + np.array([[0, 0, 0], [rng.normal(0, 0.05) * height, height, 0]]))
@@ -112,13 +112,13 @@ def _post(rng: Rng, canvas: np.ndarray, view: View, foot: np.ndarray, tint: np.n
         max(1, round(2 * radius * scale)),
         cv2.LINE_AA,
     )
-    if rng.random() < 0.6:
-        crown = np.array([0.2, 0.45, 0.15]) * rng.uniform(0.4, 1.3) if rng.random() < 0.7 else rng.uniform(0, 1, 3)
+    if crown and rng.random() < 0.6:
+        leaves = np.array([0.2, 0.45, 0.15]) * rng.uniform(0.4, 1.3) if rng.random() < 0.7 else rng.uniform(0, 1, 3)
         for _ in range(int(rng.integers(1, 7))):
             spot = pixels[1] + rng.normal(0, 0.35, 2) * scale
             axes = np.maximum(1, rng.uniform(0.2, 0.7, 2) * scale).astype(int)
             cv2.ellipse(canvas, tuple(map(int, spot)), tuple(map(int, axes)), float(rng.uniform(0, 180)), 0, 360,
-                        tuple(map(float, crown * rng.uniform(0.7, 1.2))), -1, cv2.LINE_AA)  # fmt: skip
+                        tuple(map(float, leaves * rng.uniform(0.7, 1.2))), -1, cv2.LINE_AA)  # fmt: skip
 
 
 def draw_behind(rng: Rng, canvas: np.ndarray, view: View, poses: Poses, *, count: int) -> None:
@@ -146,7 +146,7 @@ def draw_in_front(rng: Rng, canvas: np.ndarray, view: View, poses: Poses) -> Boo
     if kind < 0.45:
         _box(rng, before, view, foot, tint)
     elif kind < 0.8:
-        _post(rng, before, view, foot, tint)
+        _post(rng, before, view, foot, tint, crown=False)
     else:
         draw_passer_by(rng, before, view, poses, foot + np.array([rng.choice((-0.35, 0.35)), 0, 0]))
     hides = before[..., 0] > -0.5

@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from mesh_lib.body.joints import BODY33
-from mesh_lib.render.raster import cast
-from mesh_lib.world.appearance import Light, draw_outfit, paint, shade
+from mesh_lib.world.appearance import Light, draw_outfit
 from mesh_lib.world.poses import ACTIVITIES, sample_poses
-from mesh_lib.world.scenes import DOMAINS, OpenWorld
+from mesh_lib.world.scenes import DOMAINS, OpenWorld, draw_body
 from mesh_lib.world.view import camera_rotation
 
 COLUMNS = 8
@@ -80,17 +79,14 @@ def _figure(world: OpenWorld, orient: np.ndarray, body_pose: np.ndarray, cell_px
     foot = rotation @ np.array([0, floor, 0])
     root = np.array([0, 0.9, 6.0]) - foot  # everyone stands on the same line
     vertices = (figure.vertices_m @ rotation.T + root).astype(np.float32)
-    focal, centre, size = np.full(2, cell_px * 2.7), np.array([cell_px / 2, cell_px / 2]), (cell_px, cell_px)
-    hits = cast(vertices, world.surface.faces, focal_px=focal, princpt_px=centre, size_wh=size)
     canvas = np.full((cell_px, cell_px, 3), 0.93)
     canvas[round(cell_px * 0.86) :] = 0.85
-    seen = hits.mask
-    faces, weights = hits.face[seen].astype(np.int64), hits.barycentric[seen]
-    colour = paint(world.surface, draw_outfit(np.random.default_rng(4), "varied"), faces, weights)
-    normals = world.surface.vertex_normals(vertices)[world.surface.faces[faces]]
     towards = np.array([-0.5, -0.7, -0.5])
     light = Light(towards / np.linalg.norm(towards), rotation[:, 1], np.full(3, 0.6), np.full(3, 0.55))
-    canvas[seen] = shade(colour, np.einsum("pk,pkc->pc", weights, normals), light)
+    outfit = draw_outfit(np.random.default_rng(5), "varied")
+    draw_body(
+        canvas, world.surface, vertices, outfit, light, focal_px=cell_px * 2.7, princpt_px=(cell_px / 2, cell_px / 2)
+    )
     return np.clip(canvas * 255, 0, 255).astype(np.uint8)
 
 
