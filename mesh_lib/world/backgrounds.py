@@ -107,14 +107,17 @@ def draw_texture(rng: Rng, kinds: tuple[str, ...], place: Place) -> Texture:
 
 
 def paint_box(
-    view: View, low: np.ndarray, high: np.ndarray, textures: list[Texture], *, sky: np.ndarray | None = None
+    view: View, low: np.ndarray, high: np.ndarray, textures: list[Texture], *, sky: Sky | None = None
 ) -> Float[np.ndarray, "h w 3"]:
     """Inside of a box: walls at low and high x, the ground and the ceiling (or sky), walls at low and high z."""
     rays, eye = view.rays_world, view.camera_world_m.astype(np.float32)
     safe = np.where(np.abs(rays) < 1e-6, np.float32(1e-6), rays)
-    distance = np.where(safe > 0, high - eye, low - eye).astype(np.float32) / safe
-    axis = distance.argmin(1)
-    place = eye + rays * distance.min(1)[:, None]
+    x, y, z = (
+        np.where(safe[:, a] > 0, high[a] - eye[a], low[a] - eye[a]).astype(np.float32) / safe[:, a] for a in range(3)
+    )
+    nearest = np.minimum(np.minimum(x, y), z)
+    axis = np.where(nearest == y, 1, np.where(nearest == x, 0, 2))
+    place = eye + rays * nearest[:, None]
     out = np.empty_like(rays)
     for a, (u, v) in enumerate(((2, 1), (0, 2), (0, 1))):
         for is_high in (False, True):
@@ -122,29 +125,41 @@ def paint_box(
             if not len(rows):
                 continue
             if sky is not None and a == 1 and is_high:
-                out[rows] = sky[rows]
+                out[rows] = sky(rays[rows])
             else:
                 shade = np.float32(1.0 if a == 1 else (0.82 if a == 0 else 0.92))
                 out[rows] = textures[2 * a + is_high](place[rows, u], place[rows, v]) * shade
     return out.reshape(view.size, view.size, 3)
 
 
-def paint_sky(rng: Rng, view: View, place: Place) -> Float[np.ndarray, "pixels 3"]:
-    """Gradient from horizon to zenith with clouds."""
+@dataclass(frozen=True)
+class Sky:
+    """Gradient from horizon to zenith, with clouds."""
+
+    top: np.ndarray
+    bottom: np.ndarray
+    clouds: np.float32
+    offset: np.ndarray
+
+    def __call__(self, rays: Float[np.ndarray, "pixels 3"]) -> Float[np.ndarray, "pixels 3"]:
+        length = np.sqrt(np.einsum("ni,ni->n", rays, rays))
+        height = np.clip(rays[:, 1] / length, 0, 1)
+        sky = self.bottom + (self.top - self.bottom) * np.sqrt(height)[:, None]
+        stretch = np.float32(60) / (height + np.float32(0.15))
+        cover = noise(4, rays[:, 0] * stretch + self.offset[0], rays[:, 2] * stretch + self.offset[1])
+        return sky + self.clouds * np.maximum(cover, 0)[:, None]
+
+
+def draw_sky(rng: Rng, place: Place) -> Sky:
     hue = rng.uniform(0.54, 0.64) if place == "street" else rng.uniform(0.9, 1.1)
     top, bottom = colour(rng, (0.1, 0.75), (0.35, 0.95), hue), colour(rng, (0.0, 0.3), (0.7, 1.0), hue)
-    rays = view.rays_world
-    height = np.clip(rays[:, 1] / np.linalg.norm(rays, axis=1), 0, 1)[:, None]
-    sky = bottom + (top - bottom) * np.sqrt(height)
-    stretch = 60 / (height[:, 0] + 0.15)
-    clouds = noise(4, rays[:, 0] * stretch + rng.uniform(0, 256), rays[:, 2] * stretch)[:, None]
-    return sky + rng.uniform(0, 0.35) * np.maximum(clouds, 0)
+    return Sky(top, bottom, np.float32(rng.uniform(0, 0.35)), rng.uniform(0, 256, 2).astype(np.float32))
 
 
 def paint_field(rng: Rng, view: View, place: Place) -> Float[np.ndarray, "h w 3"]:
     """Open ground to the horizon, with hills, a tree line or a skyline on it."""
     rays, eye = view.rays_world, view.camera_world_m
-    out = paint_sky(rng, view, place)
+    out = draw_sky(rng, place)(rays)
     azimuth = np.arctan2(rays[:, 0], -rays[:, 2])
     slope = rays[:, 1] / np.linalg.norm(rays[:, [0, 2]], axis=1)
     for _ in range(rng.integers(0, 4)):
@@ -189,7 +204,7 @@ def paint_place(rng: Rng, view: View, place: Place) -> Float[np.ndarray, "h w 3"
     textures = [draw_texture(rng, GROUNDS if wall == 2 else WALLS, place) for wall in range(6)]
     if rng.random() < 0.6:  # most places have walls of one kind
         textures[1] = textures[4] = textures[5] = textures[0]
-    return paint_box(view, low, high, textures, sky=None if room else paint_sky(rng, view, place))
+    return paint_box(view, low, high, textures, sky=None if room else draw_sky(rng, place))
 
 
 def _grid(rng: Rng, side: int) -> tuple[np.ndarray, np.ndarray]:

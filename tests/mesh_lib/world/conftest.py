@@ -11,8 +11,10 @@ from mesh_lib.body.joints import BODY33, SMPL24, SMPL_PARENTS
 from mesh_lib.world.props import bone_radius_m
 from mesh_lib.world.skeleton import REST_OFFSETS_M
 
-FACE_M = {"nose": (0, 0.1, 0.1), "left_eye": (0.03, 0.13, 0.09), "left_ear": (0.08, 0.1, 0), "left_heel": (0, -0.05, -0.05),
-          "left_big_toe": (-0.01, -0.03, 0.09), "left_small_toe": (0.03, -0.03, 0.07)}  # fmt: skip
+FACE_M = {
+    "nose": (0, 0.1, 0.1), "left_eye": (0.03, 0.13, 0.09), "left_ear": (0.08, 0.1, 0), "left_heel": (0, -0.05, -0.05),
+    "left_big_toe": (-0.01, -0.03, 0.09), "left_small_toe": (0.03, -0.03, 0.07),
+}  # fmt: skip
 
 
 def tube_body() -> Body:

@@ -19,6 +19,7 @@ from mesh_lib.world.poses import Poses, sample_poses
 from mesh_lib.world.scenes import DOMAINS, Domain, OpenWorld, Sample
 
 INDICES = range(6)
+TWO: tuple[Domain, Domain] = ("studio", "street")
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +106,14 @@ def test_a_sample_depends_on_seed_domain_and_index_alone(domain: Domain, world: 
 def test_the_street_has_occlusion_and_truncation_and_the_studio_has_neither(world: OpenWorld) -> None:
     hidden = {
         domain: np.mean([(world.render(domain, i).keypoints_2d_px[:, 2] == 0).any() for i in range(30)])
-        for domain in ("studio", "street")
+        for domain in TWO
     }
     assert hidden["studio"] == 0 and 0.1 < hidden["street"] < 0.9
 
 
 def test_the_street_looks_more_varied_than_the_studio(world: OpenWorld) -> None:
     colours = {
-        domain: np.array([world.render(domain, i).image.reshape(-1, 3).mean(0) for i in range(30)])
-        for domain in ("studio", "street")
+        domain: np.array([world.render(domain, i).image.reshape(-1, 3).mean(0) for i in range(30)]) for domain in TWO
     }
     assert colours["street"].std(0).mean() > 2 * colours["studio"].std(0).mean()
 
@@ -136,7 +136,8 @@ def test_motion_capture_poses_are_mixed_in_and_its_last_fifth_is_kept_for_the_te
     marked[:, 22] = np.arange(50)[:, None] * 0.001  # SMPL's right hand tells which frame was taken
     mocap = Poses(marked, drawn.global_orient_rotvec, np.full(50, "mocap"))
     world = OpenWorld(body, seed=0, size=64, mocap=mocap)
-    for domain, low, high in (("street", 0, 39), ("street_test", 40, 49)):
+    expected: tuple[tuple[Domain, int, int], ...] = (("street", 0, 39), ("street_test", 40, 49))
+    for domain, low, high in expected:
         taken = [s for s in (world.render(domain, i) for i in range(24)) if s.activity == "mocap"]
         frames = [round(float(s.body_pose[-1]) * 1000) for s in taken]
         assert 4 < len(frames) < 20 and low <= min(frames) and max(frames) <= high
