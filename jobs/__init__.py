@@ -24,7 +24,7 @@ def start(main: Callable[[Job], None], job: type[Job] | dict[str, type[Job]], *,
     settings: Any
     try:
         if isinstance(job, dict):
-            settings = tyro.extras.subcommand_cli_from_dict(job, description=doc)
+            settings = tyro.extras.subcommand_cli_from_dict({**job}, description=doc)
         else:
             settings = tyro.cli(job, description=doc)
         main(settings)

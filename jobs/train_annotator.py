@@ -14,9 +14,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-from pipelines.bodies import find_body
-
 from jobs import start
+from pipelines.bodies import find_body
 from pipelines.cluster import connect
 from pipelines.runs import load_run, open_run
 from pipelines.train_annotator import AnnotatorTraining, train_annotator

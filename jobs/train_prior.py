@@ -13,9 +13,8 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.bodies import find_body
-
 from jobs import start
+from pipelines.bodies import find_body
 from pipelines.runs import open_run
 from pipelines.train_prior import PriorTraining, gather_poses, train_prior
 

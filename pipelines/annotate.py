@@ -59,8 +59,7 @@ def annotate(run: runs.Run, *, samples: str, annotator: str, stage: AnnotateStag
     files = sorted({file for file, _, _ in source.groups})
     rows = ray.data.read_parquet(files, filesystem=system, columns=list(COLUMNS), shuffle=None)
     crops = rows.map_batches(
-        _prepare,
-        fn_kwargs={"config": config, "joint_set": source.joint_set},
+        lambda table: _prepare(table, config=config, joint_set=source.joint_set),
         batch_size=stage.batch_size,
         batch_format="pyarrow",
         num_cpus=1,
@@ -157,7 +156,7 @@ class Annotate:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cpu":
             torch.set_num_threads(stage.threads)
-        self.annotator = annotators.load_annotator(annotator).to(self.device, memory_format=torch.channels_last)
+        self.annotator = annotators.load_annotator(annotator).to(self.device)
         self.batch_size = stage.batch_size
 
     @torch.inference_mode()

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mesh_lib.body.files import Body, load_body
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from mesh_lib.body.files import Body, load_body
 from mesh_lib.nets.annotator import Annotator
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from mesh_lib.nets.vposer import VPoser

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
+import time
+import warnings
 
 import ray
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 log = logging.getLogger(__name__)
 
 LOCAL_OBJECT_STORE_BYTES = 1_000_000_000
 LOCAL_LOGICAL_CPUS = 8
 """Streaming stages, actors and writers each hold a CPU; with two logical ones a pipeline waits for itself."""
+
+STEP_S = 0.02
+
+
+class Unhurried(ExecutionCallback):
+    """Rests between two looks of Ray Data's scheduler at its tasks.
+
+    While a consumer holds a stream back, `ray.wait` returns at once with outputs that may not be taken yet, and the
+    scheduler of every stream turns without end: two streams take both cores of a small machine from the training.
+    """
+
+    def on_execution_step(self, executor: object) -> None:
+        time.sleep(STEP_S)
 
 
 def connect() -> None:
@@ -23,6 +39,8 @@ def connect() -> None:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.WARNING)
         else:
+            # Else the driver prints, for every actor pool, that an actor's restart needs its arguments.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             ray.init(
                 address="local",
                 num_cpus=max(LOCAL_LOGICAL_CPUS, os.cpu_count() or 1),
@@ -33,5 +51,8 @@ def connect() -> None:
             )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    if Unhurried not in context.custom_execution_callback_classes:
+        context.custom_execution_callback_classes.append(Unhurried)
+    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")  # small inputs have few tasks
     for name in ("ray", "ray.data", "ray.train"):  # below errors they speak of progress bars and tokens
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from mesh_lib.body.files import load_body
-
 from mesh_lib.losses.pose2pose import Pose2PoseLossConfig
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from pipelines import storage
@@ -56,14 +55,14 @@ def plan(preset: Preset) -> Plan:
         case "quick":
             return Plan(
                 world=World(studio=1500, street=1500, street3d=0, street_test=0),
-                prior=PriorTraining(generated=50_000, steps=2500, batch_size=256),
+                prior=PriorTraining(generated=50_000, steps=2000, batch_size=256, warm_up=1.0),
                 training=small,
                 control=False,
             )
         case "evening":
             return Plan(
                 world=World(studio=6000, street=6000, street3d=600, street_test=0),
-                prior=PriorTraining(generated=200_000, steps=10_000, batch_size=256),
+                prior=PriorTraining(generated=200_000, steps=8000, batch_size=256, warm_up=1.0),
                 training=dataclasses.replace(small, epochs=15, lr_drops=(11, 13), samples_per_epoch=9000),
                 control=True,
             )

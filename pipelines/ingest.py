@@ -102,7 +102,7 @@ class _CocoShard:
         self.folder, self.people, self.images = folder, people, images
         self.dataset, self.split, self.stage = dataset, split, stage
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, batch: Any) -> dict[str, np.ndarray]:
         cv2.setNumThreads(1)
         first = int(batch["item"][0])
         rows = [self._row(person) for person in ray.get(self.people)[first : first + SHARD_ROWS]]
@@ -113,10 +113,10 @@ class _CocoShard:
 
     def _row(self, person: coco.CocoPerson) -> dict[str, Any]:
         uri = storage.join(self.images, person.file_name)
-        box = person.bbox_xywh_px
+        box: Any = person.bbox_xywh_px
         if box is None or box[2] * box[3] <= 0:
-            finite = np.isfinite(person.keypoints_2d_px).all(axis=1)
-            visible = np.where(finite[:, None], person.keypoints_2d_px, 0.0)
+            finite = np.isfinite(person.keypoints_2d_px).all(axis=1, keepdims=True)
+            visible = np.where(finite, person.keypoints_2d_px, 0.0)
             box = crop.box_of_keypoints(visible) if visible[:, 2].any() else np.zeros(4)
         row: dict[str, Any] = {
             "sample_id": sample_id(self.dataset, self.split, person),

@@ -15,16 +15,15 @@ import jinja2
 import matplotlib
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from mesh_lib.body.files import Body
-from mesh_lib.body.layer import BodyLayer
-from mesh_lib.render.overlay import overlay, side_view
 
 from mesh_lib import tables
+from mesh_lib.body.files import Body
+from mesh_lib.body.layer import BodyLayer
 from mesh_lib.datasets.images import BadImage, decode, encode_jpeg
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
+from mesh_lib.render.overlay import overlay, side_view
 from pipelines import annotators, storage
 from pipelines.annotate import LABELS, count_labels
 from pipelines.stream import Source, open_source, read_group
@@ -74,7 +73,7 @@ def make_report(*, labels: str, samples: str, title: str, seed: int = 0) -> Page
     cells = _cells(folder, source, body, wanted={int(k) for k in keys[np.union1d(some, worst)]})
     if len(made) and not cells:
         raise ValueError(f"none of the labels in {labels} is of a sample in {samples}: are they another dataset's?")
-    flag_counts = Counter(pc.list_flatten(made.column("flags")).to_pylist())
+    flag_counts = Counter(flag for flags in made.column("flags").to_pylist() for flag in flags)
     median = float(np.nanmedian(error)) if len(made) else None
     numbers = [
         ("samples", f"{counts.total():,}"),
@@ -86,7 +85,7 @@ def make_report(*, labels: str, samples: str, title: str, seed: int = 0) -> Page
     sheets = [
         {
             "title": f"{len(some)} labels drawn at random",
-            "note": "The picture with its 2D keypoints, the mesh over it, the mesh from its side: depth is the question.",
+            "note": "The picture with its 2D keypoints, the mesh over it, and the mesh from its side.",
             "cells": [cells[int(key)] for key in keys[some] if int(key) in cells],
         },
         {
@@ -141,11 +140,11 @@ def open_labels(folder: str) -> list[tuple[str, str, int]]:
 def _rows_with(
     groups: Iterable[tuple[str, str, int]], wanted: set[int], *, columns: Sequence[str] | None
 ) -> Iterable[dict[str, Any]]:
-    keys = pa.array(sorted(wanted), pa.int64())
     for path, file, group in groups:
-        mask = pc.is_in(read_group(path, file, group, ["sample_key"]).column("sample_key"), value_set=keys)
-        if pc.any(mask).as_py():
-            yield from read_group(path, file, group, columns).filter(mask).to_pylist()
+        keys = read_group(path, file, group, ["sample_key"]).column("sample_key").to_numpy()
+        rows = np.flatnonzero(np.isin(keys, list(wanted)))
+        if len(rows):
+            yield from read_group(path, file, group, columns).take(rows).to_pylist()
 
 
 @torch.no_grad()

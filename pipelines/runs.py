@@ -53,7 +53,7 @@ def open_run(out: str | Path, *, job: str, settings: Any, inputs: Sequence[str |
     }
     if storage.exists(storage.join(out, RUN_FILE)):
         found = storage.read_json(storage.join(out, RUN_FILE))
-        if differences := _differences(found, record):
+        if differences := _differences({key: found.get(key) for key in record}, record):
             raise ValueError(
                 f"{out} holds another run ({found.get('job')}, {found.get('status')}):\n  "
                 + "\n  ".join(differences)
@@ -119,9 +119,7 @@ def code_version() -> dict[str, str]:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown (not a git checkout)"
-    packages = {
-        name: version(name) for name in ("torch", "ray", "pyarrow", "numpy", "opencv-python-headless")
-    }
+    packages = {name: version(name) for name in ("torch", "ray", "pyarrow", "numpy", "opencv-python-headless")}
     return {"commit": commit, "python": platform.python_version(), **packages}
 
 
@@ -129,17 +127,11 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
+def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
     if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = (
-            [k for k in wanted if k in ("job", "settings", "inputs")]
-            if not prefix
-            else sorted({*found, *wanted})
-        )
         return [
             line
-            for key in keys
-            if key not in HOW_WIDE
+            for key in sorted({*found, *wanted} - HOW_WIDE)
             for line in _differences(found.get(key), wanted.get(key), f"{prefix}.{key}" if prefix else key)
         ]
     return [] if found == wanted else [f"{prefix}: there {found!r}, now {wanted!r}"]

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 import torch
-from mesh_lib.body.files import Body
-from mesh_lib.body.layer import KeypointLayer
 
 from mesh_lib import tables
+from mesh_lib.body.files import Body
 from mesh_lib.body.joints import LSP14
+from mesh_lib.body.layer import KeypointLayer
 from mesh_lib.geometry.align import align_similarity
 from mesh_lib.geometry.rotations import mean_rotation, rotvec_to_rotmat
 from mesh_lib.metrics.joints import MM_PER_M, mpjpe_mm

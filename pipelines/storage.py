@@ -66,9 +66,7 @@ def read_parquet(folder: str, *, columns: list[str] | None = None, what: str = "
     """All rows of a (small) Parquet folder as one table. Raises ValueError where there are none."""
     system, _ = resolve(folder)
     files = parquet_files(folder, what=what)
-    return pa.concat_tables(
-        pq.ParquetFile(system.open_input_file(path)).read(columns=columns) for path in files
-    )
+    return pa.concat_tables(pq.ParquetFile(system.open_input_file(path)).read(columns=columns) for path in files)
 
 
 def parquet_schema(folder: str, *, what: str = "samples") -> pa.Schema:

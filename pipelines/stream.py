@@ -121,7 +121,7 @@ class _CropGroup:
     def __init__(self, sources: list[Source], *, weak: bool, input_size: tuple[int, int], config: StreamConfig) -> None:
         self.sources, self.weak, self.input_size, self.config = sources, weak, input_size, config
 
-    def __call__(self, unit: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, unit: Any) -> dict[str, np.ndarray]:
         cv2.setNumThreads(1)
         source = self.sources[int(unit["source"][0])]
         table = read_group(source.path, str(unit["file"][0]), int(unit["group"][0]), COLUMNS)

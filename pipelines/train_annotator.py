@@ -95,7 +95,7 @@ def train_annotator(
             resources_per_worker={"CPU": 1},
         ),
         run_config=RunConfig(storage_path=_scratch(run), name=run.run_id),
-        datasets=streams,
+        datasets={**streams},
         dataset_config=DataConfig(datasets_to_split="all"),
     )
     with _Follow(run.path(METRICS), report):
@@ -135,7 +135,7 @@ def _worker(config: dict[str, Any]) -> None:
         training.model,
         body=annotators.load_body_of(config["run"]),
         vposer=annotators.load_prior(config["prior"]),
-    ).to(device, memory_format=torch.channels_last)
+    ).to(device)
     model = ray.train.torch.prepare_model(annotator)
     optimizer = torch.optim.Adam([p for p in annotator.parameters() if p.requires_grad], lr=training.learning_rate)
     batches = _mixed_batches(config["counts"], seed=training.seed, device=device)
@@ -197,9 +197,12 @@ def _epoch(
 
 def _mixed_batches(counts: dict[str, int], *, seed: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """Batches with the exact count of each kind, for ever; a stream that ends early says so."""
-    streams = {
-        name: iter(
-            ray.train.get_dataset_shard(name).iter_torch_batches(
+    streams = {}
+    for name, count in counts.items():
+        if count:
+            shard = ray.train.get_dataset_shard(name)
+            assert shard is not None
+            batches = shard.iter_torch_batches(
                 batch_size=count,
                 device=device,
                 local_shuffle_buffer_size=SHUFFLE_ROWS,
@@ -207,10 +210,7 @@ def _mixed_batches(counts: dict[str, int], *, seed: int, device: torch.device) -
                 prefetch_batches=2,
                 drop_last=True,
             )
-        )
-        for name, count in counts.items()
-        if count
-    }
+            streams[name] = iter(batches)
     while True:
         parts = []
         for name, stream in streams.items():

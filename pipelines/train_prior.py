@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from mesh_lib.body.files import load_body
 from mesh_lib.body.layer import BodyLayer
-
 from mesh_lib.datasets import amass, bvh
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
 from mesh_lib.losses.vposer import VPoserLossWeights, body_rotmats, vposer_losses

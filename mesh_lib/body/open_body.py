@@ -42,10 +42,8 @@ BONE_OF_JOINT = {
     **{f"right_{joint}": f"{bone}.R" for joint, bone in _SIDE.items()},
 }  # fmt: skip
 """anny's bone whose head is the joint."""
-OWNED = {
-    **{f"finger{finger}-1.{side}": f"{name}_hand" for finger in range(1, 6) for side, name in (("L", "left"), ("R", "right"))},
-    **{f"toe{toe}-1.{side}": f"{name}_foot" for toe in range(1, 6) for side, name in (("L", "left"), ("R", "right"))},
-}  # fmt: skip
+_BESIDE = [(f"finger{i}-1", "hand") for i in range(1, 6)] + [(f"toe{i}-1", "foot") for i in range(1, 6)]
+OWNED = {f"{bone}.{name[0].upper()}": f"{name}_{joint}" for bone, joint in _BESIDE for name in ("left", "right")}
 """Bones beside the joint's own one that move with it: all fingers with the hand, all toes with the foot."""
 
 
@@ -67,7 +65,7 @@ class Source:
     def __init__(self, resolution: Resolution) -> None:
         import warp  # type: ignore[import-untyped]
 
-        warp.config.quiet = True
+        warp.config.quiet = True  # pyright: ignore[reportAttributeAccessIssue]
         import anny
 
         self.model = anny.Anny(topology=TOPOLOGY[resolution])
@@ -177,9 +175,8 @@ def shape_space(vertices_m: np.ndarray, components: int = 10) -> tuple[np.ndarra
     flat = (vertices_m - mean).reshape(len(vertices_m), -1)
     _, s, vt = np.linalg.svd(flat, full_matrices=False)
     dirs = (vt[:components] * s[:components, None] / np.sqrt(len(flat))).reshape(components, -1, 3)
-    for component in dirs:
-        tallest = mean[:, 1].argmax()
-        component *= np.sign(component[tallest, 1]) or 1.0
+    top = mean[:, 1].argmax()
+    dirs *= np.where(dirs[:, top, 1] < 0, -1.0, 1.0)[:, None, None]
     return mean, dirs.transpose(1, 2, 0)
 
 

@@ -36,4 +36,6 @@ def rotation_angle(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch
 
 def mean_rotation(rotmats: Float[Tensor, "count *batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
     """Chordal mean over the first axis: the rotation nearest to the mean matrix."""
-    return roma.special_procrustes(rotmats.mean(dim=0))
+    nearest = roma.special_procrustes(rotmats.mean(dim=0))
+    assert isinstance(nearest, Tensor)
+    return nearest

@@ -65,6 +65,21 @@ class Pose2PoseOutput:
     """(t_x, t_y, γ), see geometry.cameras.crop_translation_m."""
 
 
+def _pointwise(inputs: int, outputs: int) -> nn.Conv2d:
+    layer = nn.Conv2d(inputs, outputs, 1)
+    nn.init.normal_(layer.weight, std=0.001)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class Pose2Pose(nn.Module):
     def __init__(self, config: Pose2PoseConfig) -> None:
         super().__init__()
@@ -72,21 +87,16 @@ class Pose2Pose(nn.Module):
         joints = len(POSE2POSE25)
         self.backbone = ResNet(config.backbone)
         channels = self.backbone.channels
-        self.position = nn.Conv2d(channels, joints * DEPTH_BINS, 1)
+        self.position = _pointwise(channels, joints * DEPTH_BINS)
         self.reduce = nn.Sequential(
-            nn.Conv2d(channels, JOINT_FEATURES, 1), nn.BatchNorm2d(JOINT_FEATURES), nn.ReLU(inplace=True)
+            _pointwise(channels, JOINT_FEATURES), nn.BatchNorm2d(JOINT_FEATURES), nn.ReLU(inplace=True)
         )
         features = joints * (JOINT_FEATURES + 3)
-        self.root = nn.Linear(features, 6)
-        self.pose = nn.Linear(features, LATENT if config.pose_head == "vposer" else len(VPOSER21) * 6)
-        self.shape = nn.Linear(channels, 10)
-        self.camera = nn.Linear(channels, 3)
-        for conv in (self.position, self.reduce[0]):
-            nn.init.normal_(conv.weight, std=0.001)
-            nn.init.zeros_(conv.bias)
-        for linear in (self.root, self.pose, self.shape, self.camera):
-            nn.init.normal_(linear.weight, std=0.01)
-            nn.init.zeros_(linear.bias)
+        self.root = _linear(features, 6)
+        self.pose = _linear(features, LATENT if config.pose_head == "vposer" else len(VPOSER21) * 6)
+        self.shape = _linear(channels, 10)
+        self.camera = _linear(channels, 3)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Pose2PoseOutput:
         """RGB in [0, 1], no mean or deviation subtracted (as released)."""

@@ -79,13 +79,13 @@ class ResNet(nn.Module):
             for i in range(count):
                 layers.append(block(inputs, width, 2 if i == 0 and stage > 0 else 1))
                 inputs = width * block.expansion
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h32 w32"]:
         x = self.maxpool(self.bn1(self.conv1(x)).relu_())
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+        for stage in range(1, 5):
+            x = self.get_submodule(f"layer{stage}")(x)
         return x

@@ -53,7 +53,7 @@ def cast(
     ys = (np.arange(top, bottom) - centre[1]) / focal[1]
     rays = np.ones((len(ys), len(xs), 3), np.float32)
     rays[..., 0], rays[..., 1] = xs[None, :], ys[:, None]
-    scene = rtcore_scene.EmbreeScene()
+    scene = rtcore_scene.EmbreeScene()  # pyright: ignore[reportAttributeAccessIssue]
     # The scene refers to the mesh, which must live as long as the scene does.
     mesh = TriangleMesh(scene, np.ascontiguousarray(vertices_cam_m, np.float32), np.ascontiguousarray(faces, np.int32))
     found = scene.run(np.zeros((rays.size // 3, 3), np.float32), rays.reshape(-1, 3), output=True)

@@ -57,5 +57,5 @@ def test_duckdb_and_pandas_read_samples_without_our_code(tmp_path) -> None:
 
     path = tmp_path / "x.parquet"
     pq.write_table(tables.samples_table([{"sample_id": "a", "smpl_betas": np.arange(10.0)}], COCO17), path)
-    assert duckdb.sql(f"select smpl_betas[3] from '{path}'").fetchall() == [(2.0,)]
+    assert duckdb.connect().execute(f"select smpl_betas[3] from '{path}'").fetchall() == [(2.0,)]
     assert pq.read_table(path).to_pandas()["smpl_betas"][0].tolist() == list(range(10))

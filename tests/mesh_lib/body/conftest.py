@@ -30,6 +30,11 @@ def made_up_arrays(seed: int = 0, vertices: int = VERTICES) -> dict[str, np.ndar
     }
 
 
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    return made_up_arrays()
+
+
 @pytest.fixture(scope="session")
 def made_up_body() -> Body:
     arrays = made_up_arrays()

@@ -12,9 +12,9 @@ from mesh_lib.datasets.bvh import (
     DIALECTS,
     find_dialect,
     forward_kinematics,
-    read_bvh,
     opens_with_t_pose,
     parse_bvh,
+    read_bvh,
     retarget,
 )
 from mesh_lib.world.poses import Poses
