@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def convert_pkl(source: str | Path, out: str | Path) -> Body:
     if not source.is_file():
         raise BodyModelMissing(_missing(source))
     content = read_pkl(source.read_bytes(), where=str(source))
-    arrays = {name: _dense(content[name]) for name in (*REQUIRED, "posedirs") if name in content}
+    arrays = {name: content[name] for name in (*REQUIRED, "posedirs") if name in content}
     _body(arrays, name=source.stem, sha256="", where=str(source))
     np.savez_compressed(out, **arrays)
     return load_body(out)
@@ -89,11 +90,11 @@ def _missing(path: Path) -> str:
 
 
 def _read_npz(data: bytes, *, where: str) -> dict[str, Any]:
+    wanted = (*REQUIRED, "posedirs", "keypoint_names", "keypoint_vertices")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            wanted = (*REQUIRED, "posedirs", "keypoint_names", "keypoint_vertices")
             return {name: file[name] for name in wanted if name in file.files}
-    except (ValueError, OSError, EOFError, KeyError) as error:
+    except Exception as error:  # numpy and zipfile raise nearly anything on damaged input
         raise ValueError(f"{where} is not a body model: numpy cannot read it without pickles ({error})") from None
 
 
@@ -101,65 +102,102 @@ def _body(content: Mapping[str, Any], *, name: str, sha256: str, where: str) -> 
     absent = [key for key in REQUIRED if key not in content]
     if absent:
         raise ValueError(f"{where} is not a body model of the SMPL family: it has no {', '.join(absent)}")
-    arrays = {key: np.asarray(_dense(content[key])) for key in REQUIRED}
-    vertices, joints = len(arrays["v_template"]), arrays["weights"].shape[-1]
-    shapes = {
-        "v_template": (vertices, 3),
-        "shapedirs": (vertices, 3, arrays["shapedirs"].shape[-1]),
-        "J_regressor": (joints, vertices),
-        "weights": (vertices, joints),
-        "kintree_table": (2, joints),
-        "f": (len(arrays["f"]), 3),
-    }
-    for key, shape in shapes.items():
-        if arrays[key].shape != shape:
-            raise ValueError(f"{where}: {key} has shape {arrays[key].shape}, expected {shape}")
-    if arrays["shapedirs"].shape[-1] < BETAS:
-        raise ValueError(f"{where}: {arrays['shapedirs'].shape[-1]} shape components, at least {BETAS} are needed")
-    posedirs = content.get("posedirs")
-    posedirs = None if posedirs is None or not np.any(posedirs) else np.asarray(_dense(posedirs), np.float64)
-    if posedirs is not None and posedirs.shape != (vertices, 3, 9 * (joints - 1)):
-        raise ValueError(f"{where}: posedirs has shape {posedirs.shape}, expected {(vertices, 3, 9 * (joints - 1))}")
+    arrays = {key: np.asarray(content[key]) for key in (*REQUIRED, "posedirs") if key in content}
+    _check_arrays(arrays, where=where)
+    vertices = len(arrays["v_template"])
+    posedirs = arrays["posedirs"].astype(np.float64) if "posedirs" in arrays else None
     keypoints = dict(SMPL_KEYPOINT_VERTICES) if vertices == SMPL_VERTICES else {}
     if "keypoint_names" in content:
-        names, ids = content["keypoint_names"], content["keypoint_vertices"]
+        names, ids = np.ravel(content["keypoint_names"]), np.ravel(content.get("keypoint_vertices", ()))
+        if len(names) != len(ids) or not np.issubdtype(ids.dtype, np.integer) or not _within(ids, vertices):
+            raise ValueError(f"{where}: keypoint_vertices does not give each of {len(names)} names one of its vertices")
         keypoints = {str(n): int(v) for n, v in zip(names, ids, strict=True)}
-    # The root's parent is stored as 2³²-1 in the owners' files.
-    parents = arrays["kintree_table"][0].astype(np.int64).tolist()
     return Body(
         name=name,
         v_template=arrays["v_template"].astype(np.float64),
         shapedirs=arrays["shapedirs"][..., :BETAS].astype(np.float64),
-        posedirs=posedirs,
+        posedirs=posedirs if posedirs is not None and posedirs.any() else None,
         J_regressor=scipy.sparse.csr_matrix(arrays["J_regressor"].astype(np.float64)),
         weights=arrays["weights"].astype(np.float64),
-        parents=(-1, *(int(p) for p in parents[1:])),
+        parents=(-1, *(int(p) for p in arrays["kintree_table"][0, 1:])),  # the root's own is stored as 2³²-1
         faces=arrays["f"].astype(np.int32),
         keypoint_vertices=keypoints,
         sha256=sha256,
     )
 
 
-def _dense(value: Any) -> Any:
-    if scipy.sparse.issparse(value):
-        return value.toarray()
-    return np.asarray(value.r) if isinstance(value, _Chumpy) else value
+LAYOUT: dict[str, tuple[str | int, ...]] = {
+    "v_template": ("vertices", 3),
+    "shapedirs": ("vertices", 3, "betas"),
+    "J_regressor": ("joints", "vertices"),
+    "weights": ("vertices", "joints"),
+    "kintree_table": (2, "joints"),
+    "f": ("faces", 3),
+    "posedirs": ("vertices", 3, "9 (joints - 1)"),
+}
 
 
-class _Chumpy:
-    """Stands in for chumpy's arrays: keeps the state that was stored, runs nothing."""
+def _check_arrays(arrays: Mapping[str, np.ndarray], *, where: str) -> None:
+    """Shapes that belong together, finite numbers, indices that exist. Raises ValueError naming the array."""
+    sizes: dict[str | int, int] = {2: 2, 3: 3}
+    for key, dims in LAYOUT.items():
+        if key not in arrays:
+            continue
+        shape, dtype = arrays[key].shape, arrays[key].dtype
+        if len(shape) != len(dims) or any(sizes.setdefault(d, n) != n for d, n in zip(dims, shape, strict=True)):
+            expected = ", ".join(str(sizes.get(d, d)) for d in dims)
+            raise ValueError(f"{where}: {key} has shape {shape}, expected ({expected})")
+        if key == "weights":
+            sizes["9 (joints - 1)"] = 9 * (sizes["joints"] - 1)
+        if not np.issubdtype(dtype, np.number) or not np.isfinite(arrays[key]).all():
+            raise ValueError(f"{where}: {key} holds values that are not finite numbers (its type is {dtype})")
+    if sizes["betas"] < BETAS:
+        raise ValueError(f"{where}: {sizes['betas']} shape components, at least {BETAS} are needed")
+    if not _within(arrays["f"], sizes["vertices"]):
+        raise ValueError(f"{where}: f names vertices that do not exist")
+    parents = arrays["kintree_table"][0, 1:].astype(np.int64)
+    if not ((parents >= 0) & (parents < np.arange(1, sizes["joints"]))).all():
+        raise ValueError(f"{where}: kintree_table is no tree in which parents come first")
+
+
+def _within(indices: np.ndarray, count: int) -> bool:
+    return indices.size > 0 and bool((indices >= 0).all() and (indices < count).all())
+
+
+class _Stored:
+    """Stands in for a class of another library: keeps the state that was stored, runs nothing."""
+
+    state: Mapping[str, Any] = MappingProxyType({})
 
     def __setstate__(self, state: Any) -> None:
-        self.__dict__["state"] = state if isinstance(state, dict) else {}
+        self.state = state if isinstance(state, dict) else {}
 
-    @property
-    def r(self) -> np.ndarray:
-        state = self.__dict__.get("state", {})
+
+class _Chumpy(_Stored):
+    """chumpy's arrays."""
+
+    def dense(self) -> np.ndarray:
+        state = self.state
         if "x" in state:
-            return np.asarray(state["x"])
+            return np.asarray(_dense(state["x"]))
         if {"a", "idxs", "preferred_shape"} <= state.keys():  # chumpy's Select: a flat choice of another array
             return np.asarray(_dense(state["a"])).ravel()[np.asarray(state["idxs"])].reshape(state["preferred_shape"])
         raise ValueError(f"a chumpy array without values (it holds {', '.join(map(str, state)) or 'nothing'})")
+
+
+class _Sparse(_Stored):
+    """scipy's compressed matrices."""
+
+    kind: type[Any] = scipy.sparse.csc_matrix
+
+    def dense(self) -> np.ndarray:
+        state = self.state
+        shape = state.get("_shape", state.get("shape"))
+        return self.kind((state["data"], state["indices"], state["indptr"]), shape=shape).toarray()
+
+
+def _dense(value: Any) -> Any:
+    return value.dense() if isinstance(value, (_Chumpy, _Sparse)) else value
 
 
 _NUMPY = {
@@ -167,41 +205,47 @@ _NUMPY = {
     ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"),
     ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
 }  # fmt: skip
-_SPARSE = {"csc_matrix", "csr_matrix", "coo_matrix"}
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Knows arrays, sparse matrices and stand-ins for chumpy; any other name is refused."""
+    """Knows arrays and stand-ins for chumpy's and scipy's; any other name is refused."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data), encoding="latin1")
+        # A pickle may set attributes of whatever its names lead to: each file gets classes of its own.
+        self._chumpy = type("Chumpy", (_Chumpy,), {})
+        self._sparse = {
+            name: type(name, (_Sparse,), {"kind": getattr(scipy.sparse, name)}) for name in ("csc_matrix", "csr_matrix")
+        }
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _NUMPY:
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        if module.split(".")[:2] == ["scipy", "sparse"] and name in _SPARSE:
-            return getattr(scipy.sparse, name)
+        if module.split(".")[:2] == ["scipy", "sparse"] and name in self._sparse:
+            return self._sparse[name]
         if module.split(".")[0] == "chumpy":
-            return _Chumpy
+            return self._chumpy
         if (module, name) in {("copy_reg", "_reconstructor"), ("copyreg", "_reconstructor")}:
-            return _reconstruct
+            return lambda kind, base, state: self._new(kind)
         if (module, name) in {("__builtin__", "object"), ("builtins", "object")}:
             return object
         raise ValueError(f"it names {module}.{name}, which a body model has no use for: refused, nothing was run")
 
-
-def _reconstruct(kind: type, base: type, state: Any) -> Any:
-    if kind not in (_Chumpy, *(getattr(scipy.sparse, name) for name in _SPARSE)) or base is not object:
-        raise ValueError(f"it builds a {kind.__name__}: refused")
-    return object.__new__(kind)
+    def _new(self, kind: Any) -> Any:
+        if kind not in (self._chumpy, *self._sparse.values()):
+            raise ValueError(f"it builds a {getattr(kind, '__name__', kind)}: refused")
+        return kind()
 
 
 def read_pkl(data: bytes, *, where: str) -> dict[str, Any]:
-    """The dictionary in a licensed .pkl (Python 2 pickles, too), without chumpy and without running code.
+    """The arrays in a licensed .pkl (Python 2 pickles, too), without chumpy and without running code.
 
     Raises ValueError for a file that is no pickle, or that names anything but arrays.
     """
     try:
-        content = _RestrictedUnpickler(io.BytesIO(data), encoding="latin1").load()
+        content = _RestrictedUnpickler(data).load()
+        if isinstance(content, dict):
+            return {name: _dense(value) for name, value in content.items()}
     except Exception as error:  # unpicklers raise nearly anything on damaged input
         raise ValueError(f"{where} cannot be read as a body model: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{where} is not a body model: it holds a {type(content).__name__}")
-    return content
+    raise ValueError(f"{where} is not a body model: it holds a {type(content).__name__}")
