@@ -22,7 +22,7 @@ lint: $(VENV)/installed-test
 	$(VENV)/bin/pyright
 
 bench: $(VENV)/installed-test
-	for bench in tests/bench/bench_*.py; do $(PY) $$bench || exit 1; done
+	for bench in tests/bench/bench_*.py; do $(PY) -m tests.bench.$$(basename $$bench .py) || exit 1; done
 
 install: $(VENV)/installed
 

@@ -22,7 +22,7 @@ from pipelines.measure import PeakMemory
 from pipelines.report import Page, make_report
 from pipelines.runs import Run, open_run
 from pipelines.score import score_labels
-from pipelines.stream import StreamConfig
+from pipelines.stream import StreamConfig, open_source
 from pipelines.synthesize import World, synthesize
 from pipelines.train_annotator import AnnotatorTraining, train_annotator
 from pipelines.train_prior import PriorTraining, gather_poses, train_prior
@@ -30,6 +30,8 @@ from pipelines.train_prior import PriorTraining, gather_poses, train_prior
 log = logging.getLogger(__name__)
 Preset = Literal["quick", "evening"]
 Result = TypeVar("Result")
+LARGEST_SHARE = 0.25
+"""The user's pictures join the training while they are at most this part of `street`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,22 +50,28 @@ def plan(preset: Preset) -> Plan:
     model = Pose2PoseConfig(backbone=18, input_width=128, input_height=160)
     small = AnnotatorTraining(
         model=model, loss=Pose2PoseLossConfig(pose_space="rotmat", normalise_by="valid"),
-        stream=StreamConfig(readers=1), batch_size=32, learning_rate=4e-4, epochs=8, lr_drops=(6, 8),
-        samples_per_epoch=4000,
+        stream=StreamConfig(readers=1, strength=0.1), batch_size=32, learning_rate=7e-4, epochs=10, lr_drops=(8, 10),
+        samples_per_epoch=4600,
     )  # fmt: skip
     match preset:
         case "quick":
             return Plan(
-                world=World(studio=1500, street=1500, street3d=0, street_test=0),
-                prior=PriorTraining(generated=50_000, steps=2000, batch_size=256, warm_up=1.0),
+                world=World(studio=600, street=400, street3d=300, street_test=0),
+                prior=PriorTraining(generated=50_000, steps=1500, batch_size=256, warm_up=1.0),
                 training=small,
                 control=False,
             )
         case "evening":
             return Plan(
-                world=World(studio=6000, street=6000, street3d=600, street_test=0),
-                prior=PriorTraining(generated=200_000, steps=8000, batch_size=256, warm_up=1.0),
-                training=dataclasses.replace(small, epochs=15, lr_drops=(11, 13), samples_per_epoch=9000),
+                world=World(studio=2000, street=1200, street3d=600, street_test=0),
+                prior=PriorTraining(generated=100_000, steps=4000, batch_size=256, warm_up=1.0),
+                training=dataclasses.replace(
+                    small,
+                    stream=StreamConfig(readers=1, strength=0.3),
+                    epochs=16,
+                    lr_drops=(12, 15),
+                    samples_per_epoch=12_000,
+                ),
                 control=True,
             )
 
@@ -95,7 +103,7 @@ class Coco:
 def demo(run: Run, *, preset: Preset, coco: Coco | None) -> dict[str, Any]:
     """Body, world, prior, f, labels of `street` and of the COCO pictures, report; returns the summary."""
     chosen = plan(preset)
-    clock = Clock(stages=7 + (2 if chosen.control else 0) + (1 if coco else 0))
+    clock = Clock(stages=7 + (2 if chosen.control else 0) + (2 if coco else 0))
     with PeakMemory() as memory:
         summary = _stages(run, chosen, coco, clock)
     summary |= {"preset": preset, "seconds": clock.seconds, "total_seconds": round(sum(clock.seconds.values()), 1)}
@@ -122,11 +130,13 @@ def _stages(run: Run, chosen: Plan, coco: Coco | None, clock: Clock) -> dict[str
 
     def train(name: str, training: AnnotatorTraining) -> None:
         stage = begin(name)
-        studio = [run.path("world", d) for d, count in
-                  (("studio", chosen.world.studio), ("street3d", chosen.world.street3d)) if count]  # fmt: skip
+        weak = [run.path("world", "street")]
+        # f learns from the pictures that it will label, by their 2D (NeuralAnnot), if they do not crowd out the street.
+        if coco and open_source(run.path("coco")).rows <= LARGEST_SHARE * chosen.world.street:
+            weak.append(run.path("coco"))
         last = train_annotator(
-            stage, strong=studio, weak=[run.path("world", "street")], prior=run.path("prior"),
-            body=str(files["full"]), training=training,
+            stage, strong=[run.path("world", "studio"), run.path("world", "street3d")], weak=weak,
+            prior=run.path("prior"), body=str(files["full"]), training=training,
         )  # fmt: skip
         stage.finish(result=last)
 
@@ -147,7 +157,6 @@ def _stages(run: Run, chosen: Plan, coco: Coco | None, clock: Clock) -> dict[str
             stage, annotations=coco.annotations, images=coco.images, dataset="coco", split="demo", stage=IngestStage()
         )
         stage.finish(result=found)
-        label("annotator", run.path("coco"), "labels-coco")
 
     def pages() -> dict[str, Page]:
         names = {"street": "world/street"} | ({"coco": "coco"} if coco else {})
@@ -162,6 +171,8 @@ def _stages(run: Run, chosen: Plan, coco: Coco | None, clock: Clock) -> dict[str
     files = clock.time("build the open body", bodies)
     clock.time("render the open world", world)
     clock.time("train the pose prior (VPoser)", prior)
+    if coco:
+        clock.time("ingest the COCO pictures", ingest_pictures)
     clock.time("train the annotator f", lambda: train("annotator", chosen.training))
     clock.time("annotate street", lambda: label("annotator", run.path("world", "street"), "labels-street"))
     if chosen.control:
@@ -172,7 +183,7 @@ def _stages(run: Run, chosen: Plan, coco: Coco | None, clock: Clock) -> dict[str
             lambda: label("annotator-no3d", run.path("world", "street"), "labels-no3d"),
         )
     if coco:
-        clock.time("ingest and annotate the COCO pictures", ingest_pictures)
+        clock.time("annotate the COCO pictures", lambda: label("annotator", run.path("coco"), "labels-coco"))
     found = clock.time("score against the truth kept aside", lambda: score("labels-street"))
     made = clock.time("write the report", pages)
     summary: dict[str, Any] = {

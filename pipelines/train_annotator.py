@@ -137,7 +137,9 @@ def _worker(config: dict[str, Any]) -> None:
         vposer=annotators.load_prior(config["prior"]),
     ).to(device)
     model = ray.train.torch.prepare_model(annotator)
-    optimizer = torch.optim.Adam([p for p in annotator.parameters() if p.requires_grad], lr=training.learning_rate)
+    optimizer = torch.optim.Adam(
+        [p for p in annotator.parameters() if p.requires_grad], lr=training.learning_rate, fused=True
+    )
     batches = _mixed_batches(config["counts"], seed=training.seed, device=device)
     steps = training.steps(config["rows"])
     history: list[dict[str, Any]] = []

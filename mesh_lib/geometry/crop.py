@@ -63,12 +63,16 @@ class Augmentation:
     colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-def draw_augmentation(rng: np.random.Generator) -> Augmentation:
-    """Scale 1 ± 0.25, rotation ± 60° in 60 % of draws, colour ± 20 % a channel, flip in half (Pose2Pose)."""
+def draw_augmentation(rng: np.random.Generator, *, strength: float = 1.0) -> Augmentation:
+    """Scale 1 ± 0.25, rotation ± 60° in 60 % of draws, colour ± 20 % a channel, flip in half (Pose2Pose).
+
+    `strength` scales all these ranges but the flip's.
+    """
+    colour = 1 + strength * rng.uniform(-0.2, 0.2, 3)
     return Augmentation(
-        scale=1 + 0.25 * float(np.clip(rng.normal(), -1, 1)),
-        rotation_rad=float(np.deg2rad(30 * np.clip(rng.normal(), -2, 2))) if rng.random() < 0.6 else 0.0,
-        colour=tuple(rng.uniform(0.8, 1.2, 3)),  # type: ignore[arg-type]
+        scale=1 + strength * 0.25 * float(np.clip(rng.normal(), -1, 1)),
+        rotation_rad=strength * float(np.deg2rad(30 * np.clip(rng.normal(), -2, 2))) if rng.random() < 0.6 else 0.0,
+        colour=(float(colour[0]), float(colour[1]), float(colour[2])),
         flip=bool(rng.random() < 0.5),
     )
 

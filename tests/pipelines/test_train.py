@@ -1,0 +1,155 @@
+"""Training: the prior and f as run folders, batches as asked for, and mistakes named before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from jobs.train_annotator import Job, main
+from mesh_lib.nets.pose2pose import Pose2PoseConfig
+from pipelines import annotators, runs, storage
+from pipelines.stream import StreamConfig, open_source, training_stream
+from pipelines.train_annotator import AnnotatorTraining, _split_batch
+from pipelines.train_prior import PriorTraining, gather_poses
+
+pytestmark = pytest.mark.ray
+
+
+def test_the_prior_is_a_run_that_reports_its_error(tiny_prior: Path) -> None:
+    found = runs.load_run(tiny_prior, job="train_prior")["result"]
+    assert found["poses"] == 256 and 0 < found["reconstruction_cm"] < 100 and 0 <= found["active_units"] <= 32
+    with torch.no_grad():
+        assert annotators.load_prior(str(tiny_prior)).decode(torch.zeros(1, 32)).shape == (1, 21, 3, 3)
+
+
+def test_poses_come_from_every_source(samples_dir: Path, tmp_path: Path) -> None:
+    clips = samples_dir / "cmu_mocap" / "bvh_3dsmax"
+    poses = gather_poses(PriorTraining(generated=10), bvh_dir=clips, amass_dir=None)
+    assert poses.shape[1:] == (21, 3) and len(poses) > 10 and poses.dtype == np.float32
+    with pytest.raises(ValueError, match=r"no \*\.npz under"):
+        gather_poses(PriorTraining(), bvh_dir=None, amass_dir=tmp_path)
+    with pytest.raises(ValueError, match="no poses to learn from"):
+        gather_poses(PriorTraining(generated=0), bvh_dir=None, amass_dir=None)
+
+
+def test_f_is_a_run_that_loads_again(tiny_annotator: Path) -> None:
+    history = storage.read_json(str(tiny_annotator / "metrics.json"))
+    assert [m["epoch"] for m in history] == [1, 2] and all(np.isfinite(m["loss"]) for m in history)
+    assert history[1]["lr"] == pytest.approx(history[0]["lr"] / 10)
+    f = annotators.load_annotator(str(tiny_annotator))
+    assert not f.training and f.config.input_size == (64, 64)
+    fresh = annotators.Annotator(f.config, body=annotators.load_body_of(str(tiny_annotator)), vposer=f.vposer)
+    trained, untrained = f.pose2pose.state_dict(), fresh.pose2pose.state_dict()
+    assert not torch.equal(trained["root.weight"], untrained["root.weight"])
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused(tiny_annotator: Path, tmp_path: Path) -> None:
+    f = annotators.load_annotator(str(tiny_annotator))
+    weights = load_file(tiny_annotator / annotators.WEIGHTS)
+    path = tmp_path / "w.safetensors"
+    save_file({**weights, "pose2pose.root.weight": torch.zeros(6, 5)}, path)
+    with pytest.raises(ValueError, match="another architecture") as error:
+        annotators.load_weights(f, str(path))
+    assert "pose2pose.root.weight: there (6, 5)" in str(error.value)
+    save_file({name: value for name, value in weights.items() if "root" not in name} | {"x": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"absent: pose2pose\.root\.bias[\s\S]*unknown: x"):
+        annotators.load_weights(f, str(path))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="damaged"):
+        annotators.load_weights(f, str(path))
+
+
+def test_settings_of_another_version_are_refused(tiny_annotator: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(tiny_annotator, tmp_path / "f", ignore=shutil.ignore_patterns("_ray"))
+    settings = json.loads((tmp_path / "f" / annotators.MODEL).read_text())
+    (tmp_path / "f" / annotators.MODEL).write_text(json.dumps({**settings, "wings": 2}))
+    with pytest.raises(ValueError, match="wings"):
+        annotators.load_annotator(str(tmp_path / "f"))
+    (tmp_path / "f" / annotators.MODEL).write_text(json.dumps({**settings, "backbone": 50}))
+    with pytest.raises(ValueError, match="another architecture"):
+        annotators.load_annotator(str(tmp_path / "f"))
+
+
+def test_a_stream_holds_what_was_planned_and_a_seed_fixes_it(tiny_world: Path) -> None:
+    def stream(seed: int) -> list[dict[str, np.ndarray]]:
+        data = training_stream(
+            [str(tiny_world / "studio"), str(tiny_world / "street3d")], samples=72, weak=False, input_size=(64, 64),
+            config=StreamConfig(seed=seed),
+        )  # fmt: skip
+        return sorted(data.take_all(), key=lambda row: (row["sample_key"], row["affine"].tobytes()))
+
+    first, again, other = stream(0), stream(0), stream(1)
+    assert len(first) == 72
+    counts = np.unique([row["sample_key"] for row in first], return_counts=True)[1]
+    assert (counts == 2).all() and len(counts) == 36, "every sample once an epoch"
+    assert all(np.array_equal(a["image"], b["image"]) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a["affine"], b["affine"]) for a, b in zip(first, other, strict=True))
+    assert first[0]["image"].shape == (64, 64, 3)
+
+
+def test_weak_streams_do_not_carry_3d(tiny_world: Path) -> None:
+    rows = training_stream(
+        [str(tiny_world / "studio")], samples=24, weak=True, input_size=(64, 64), config=StreamConfig()
+    ).take_all()
+    for row in rows:
+        assert row["weak"] and not row["smpl_valid"]
+        assert not row["keypoints_3d_m"].any() and not row["smpl_rotvec"].any()
+        assert row["keypoints_2d_px"].any()
+
+
+def test_batches_have_their_exact_shares() -> None:
+    assert _split_batch(AnnotatorTraining(), strong=True, weak=True) == {"strong": 96, "weak": 96}
+    assert _split_batch(AnnotatorTraining(batch_size=10, weak_share=0.3, workers=1), strong=True, weak=True) == {
+        "strong": 7, "weak": 3,
+    }  # fmt: skip
+    two = AnnotatorTraining(batch_size=12, workers=2)
+    assert _split_batch(two, strong=True, weak=True) == {"strong": 3, "weak": 3}
+    for wrong, said in (
+        (AnnotatorTraining(batch_size=6, workers=2), "do not split over 2 workers"),
+        (AnnotatorTraining(weak_share=1.5), "between 0 and 1"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            _split_batch(wrong, strong=True, weak=True)
+    with pytest.raises(ValueError, match="no such dataset was given"):
+        _split_batch(AnnotatorTraining(), strong=True, weak=False)
+    with pytest.raises(ValueError, match="datasets were given for it"):
+        _split_batch(AnnotatorTraining(weak_share=0), strong=True, weak=True)
+
+
+def test_two_workers_train_one_f(tiny_world: Path, tiny_prior: Path, tmp_path: Path) -> None:
+    training = AnnotatorTraining(
+        model=Pose2PoseConfig(backbone=18, input_width=64, input_height=64), batch_size=8, epochs=1,
+        samples_per_epoch=16, workers=2, threads=1,
+    )  # fmt: skip
+    main(Job(strong=(str(tiny_world / "studio"),), weak=(str(tiny_world / "street"),), prior=str(tiny_prior),
+             out=str(tmp_path / "f"), body="low", training=training))  # fmt: skip
+    assert annotators.load_annotator(str(tmp_path / "f")).config.backbone == 18
+
+
+def test_inputs_that_are_not_samples_are_named(tiny_world: Path, tiny_prior: Path, tmp_path: Path) -> None:
+    job = Job(strong=(str(tiny_world / "studio"),), weak=(str(tiny_world / "street"),), prior=str(tiny_prior),
+              out=str(tmp_path / "f"), body="low")  # fmt: skip
+    with pytest.raises(ValueError, match="not of train_prior"):
+        main(dataclasses.replace(job, prior=str(tiny_world)))
+    with pytest.raises(ValueError, match="body model not found"):
+        main(dataclasses.replace(job, body=str(tmp_path / "SMPL_NEUTRAL.npz")))
+    with pytest.raises(ValueError, match="no such input"):
+        main(dataclasses.replace(job, weak=(str(tmp_path / "gone"),)))
+    with pytest.raises(ValueError, match="does not hold annomesh samples"):
+        open_source(str(tiny_world / "truth" / "street"))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(ValueError, match="not a Parquet file"):
+        open_source(str(tmp_path / "broken"))
+    empty = storage.read_parquet(str(tiny_world / "street")).slice(0, 0)
+    storage.write_parquet(empty, str(tmp_path / "empty" / "a.parquet"))
+    with pytest.raises(ValueError, match="hold no row"):
+        open_source(str(tmp_path / "empty"))
