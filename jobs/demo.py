@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs import start
-from pipelines.demo import Coco, Preset, check_coco, demo
+from pipelines.demo import Coco, Preset, check_coco, demo, plan
 from pipelines.runs import open_run
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def main(job: Job) -> None:
     if run.finished:
         log.info("%s is complete already; its report is %s", job.out, run.path("report.html"))
         return
-    summary = demo(run, preset=job.preset, coco=coco)
+    summary = demo(run, chosen=plan(job.preset), coco=coco)
     run.finish(result=summary)
     for line in table(summary):
         log.info(line)

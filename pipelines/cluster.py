@@ -41,6 +41,8 @@ def connect() -> None:
         else:
             # Else the driver prints, for every actor pool, that an actor's restart needs its arguments.
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+            # Else the node warns of more processes than cores, which is what logical CPUs are for.
+            os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(LOCAL_LOGICAL_CPUS))
             ray.init(
                 address="local",
                 num_cpus=max(LOCAL_LOGICAL_CPUS, os.cpu_count() or 1),

@@ -63,14 +63,14 @@ def plan(preset: Preset) -> Plan:
             )
         case "evening":
             return Plan(
-                world=World(studio=2000, street=1200, street3d=600, street_test=0),
+                world=World(studio=2000, street=800, street3d=800, street_test=0),
                 prior=PriorTraining(generated=100_000, steps=4000, batch_size=256, warm_up=1.0),
                 training=dataclasses.replace(
                     small,
-                    stream=StreamConfig(readers=1, strength=0.3),
-                    epochs=16,
-                    lr_drops=(12, 15),
-                    samples_per_epoch=12_000,
+                    stream=StreamConfig(readers=1, strength=0.15),
+                    epochs=14,
+                    lr_drops=(11, 13),
+                    samples_per_epoch=11_500,
                 ),
                 control=True,
             )
@@ -100,13 +100,12 @@ class Coco:
     images: str
 
 
-def demo(run: Run, *, preset: Preset, coco: Coco | None) -> dict[str, Any]:
+def demo(run: Run, *, chosen: Plan, coco: Coco | None) -> dict[str, Any]:
     """Body, world, prior, f, labels of `street` and of the COCO pictures, report; returns the summary."""
-    chosen = plan(preset)
     clock = Clock(stages=7 + (2 if chosen.control else 0) + (2 if coco else 0))
     with PeakMemory() as memory:
         summary = _stages(run, chosen, coco, clock)
-    summary |= {"preset": preset, "seconds": clock.seconds, "total_seconds": round(sum(clock.seconds.values()), 1)}
+    summary |= {"seconds": clock.seconds, "total_seconds": round(sum(clock.seconds.values()), 1)}
     summary["peak_memory_gb"] = round(memory.peak_gb, 2)
     storage.write_json(run.path("summary.json"), summary)
     return summary

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -21,10 +23,23 @@ def resolve(path: str) -> tuple[fs.FileSystem, str]:
     if "://" not in path:
         path = str(fs.LocalFileSystem().normalize_path(path))
         return fs.LocalFileSystem(), path
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if path.startswith("s3://") and endpoint:
+        return _s3_at(endpoint), path.removeprefix("s3://")
     try:
         return fs.FileSystem.from_uri(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"cannot open {path}: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def _s3_at(endpoint: str) -> fs.S3FileSystem:
+    """A server of one's own (MinIO, Ceph …); pyarrow itself does not look at AWS_ENDPOINT_URL."""
+    scheme, _, host = endpoint.rstrip("/").rpartition("://")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return fs.S3FileSystem(
+        endpoint_override=host, scheme=scheme or "https", region=region, force_virtual_addressing=False
+    )
 
 
 def join(folder: str, *names: str) -> str:

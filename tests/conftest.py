@@ -15,13 +15,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from pyarrow import fs
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """A real local cluster, started once; only what was started here is stopped."""
+def ray_cluster(s3: str) -> Iterator[None]:
+    """A real local cluster, started once, its workers knowing the S3 server; only what was started here is stopped."""
     import ray
 
     from pipelines.cluster import connect
@@ -140,15 +141,16 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     os.environ.update(environment)
     try:
-        from pyarrow import fs
-
         for _ in range(100):
             try:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
                 break
             except OSError:
                 time.sleep(0.2)
-        fs.S3FileSystem(allow_bucket_creation=True).create_dir("annomesh-test")
+        fs.S3FileSystem(
+            endpoint_override=f"127.0.0.1:{port}", scheme="http", force_virtual_addressing=False,
+            allow_bucket_creation=True,
+        ).create_dir("annomesh-test")  # fmt: skip
         yield "s3://annomesh-test"
     finally:
         server.terminate()

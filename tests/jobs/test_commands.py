@@ -1,0 +1,137 @@
+"""The commands as their users type them: help that tells, mistakes in one message, jobs submitted to a real head."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import pytest
+
+from pipelines import runs
+
+ROOT = Path(__file__).parents[2]
+JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem != "__init__")
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_says_what_is_read_and_written(job: str) -> None:
+    done = run(f"jobs/{job}.py", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Reads" in done.stdout and "Writes" in done.stdout and f"python jobs/{job}.py" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("annotate", "--samples", "{}/no", "--annotator", "{}/f", "--out", "{}/o"), "not a run folder"),
+        (("ingest", "coco", "--annotations", "{}/no.json", "--images", "{}", "--out", "{}/o"), "no annotation file"),
+        (("train_annotator", "--prior", "{}/no", "--body", "{}/SMPL.npz", "--out", "{}/o"), "body model not found"),
+        (("report", "--labels", "{}/no", "--out", "{}/r.html"), "not a run folder"),
+        (("build_body", "--convert", "{}/no.pkl", "--out", "{}/b.npz"), "body model not found"),
+        (("train_prior", "--bvh", "{}", "--body", "low", "--out", "{}/o"), r"no \*.bvh under"),
+        (("synthesize", "--size", "3", "--out", "{}/o"), "size"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_mistake_is_one_message_without_a_traceback(command: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    job, *arguments = (part.replace("{}", str(tmp_path)) for part in command)
+    done = run(f"jobs/{job}.py", *arguments)
+    assert done.returncode != 0
+    assert re.search(said, done.stderr + done.stdout) and "Traceback" not in done.stderr
+
+
+def test_a_body_is_built_drawn_and_written(tmp_path: Path) -> None:
+    out, sheet = tmp_path / "OPEN.npz", tmp_path / "sheet.png"
+    done = run("jobs/build_body.py", "--resolution", "low", "--out", str(out), "--sheet", str(sheet))
+    assert done.returncode == 0, done.stderr
+    assert "24 joints, 10 shape components" in done.stdout and out.stat().st_size > 100_000
+    picture = cv2.imread(str(sheet))
+    assert picture is not None and picture.shape == (1140, 1600, 3)
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A real head node with token authentication; the environment that reaches it."""
+    ports = []
+    for _ in range(3):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    environment = {
+        "HOME": os.environ["HOME"], "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 32,
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports[1]}",
+    }  # fmt: skip
+    ray = str(Path(sys.executable).with_name("ray"))
+    started = subprocess.Popen(
+        [ray, "start", "--head", "--block", f"--port={ports[0]}", f"--dashboard-port={ports[1]}", "--num-cpus=8",
+         f"--ray-client-server-port={ports[2]}", "--object-store-memory=300000000", "--disable-usage-stats"],
+        env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        for _ in range(120):
+            try:
+                socket.create_connection(("127.0.0.1", ports[1]), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield environment
+    finally:
+        os.killpg(started.pid, 15)
+        try:
+            started.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, 9)
+
+
+@pytest.mark.ray
+def test_annotate_through_ray_job_submit(
+    head: dict[str, str], tiny_world: Path, tiny_annotator: Path, tmp_path: Path
+) -> None:
+    """As the README says it, against a head that asks for its token."""
+    out = tmp_path / "labels"
+    ray = str(Path(sys.executable).with_name("ray"))
+    job = ["jobs/annotate.py", "--samples", str(tiny_world / "street"), "--annotator", str(tiny_annotator)]
+    command = [ray, "job", "submit", "--working-dir", ".", "--", sys.executable, *job, "--out", str(out)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False, env={**os.environ, **head}
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "24 labelled" in done.stdout and "succeeded" in done.stdout
+    assert runs.load_run(out, job="annotate")["counts"] == {"ok": 24}
+    refused = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
+        env={**os.environ, **head, "RAY_AUTH_TOKEN": "x" * 32},
+    )  # fmt: skip
+    assert refused.returncode != 0, "a wrong token is refused"
+
+
+@pytest.mark.ray
+def test_the_line_works_on_s3(ray_cluster: None, s3: str, tiny_world: Path, tiny_annotator: Path) -> None:
+    """Samples, annotator and labels in object storage; the same labels as on disk."""
+    import pyarrow.dataset as ds
+    from pyarrow import fs
+
+    from jobs.annotate import Job, main
+    from pipelines import storage
+
+    for name, folder in (("street", tiny_world / "street"), ("f", tiny_annotator)):
+        for path in (p for p in folder.rglob("*") if p.is_file() and "_ray" not in p.parts):
+            storage.write_bytes(f"{s3}/line/{name}/{path.relative_to(folder)}", path.read_bytes())
+    main(Job(samples=f"{s3}/line/street", annotator=f"{s3}/line/f", out=f"{s3}/line/labels"))
+    system, folder = storage.resolve(f"{s3}/line/labels/pseudo_gt")
+    assert isinstance(system, fs.S3FileSystem)
+    assert ds.dataset(folder, filesystem=system, partitioning="hive").count_rows() == 24
