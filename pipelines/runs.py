@@ -45,11 +45,11 @@ def open_run(out: str | Path, *, job: str, settings: Any, inputs: Sequence[str |
     A complete equal run comes back `finished`. An interrupted equal run starts over in its folder, its
     partial output deleted. Raises ValueError where the folder holds another run, or files that no run made.
     """
-    out = str(out)
+    out = storage.absolute(out)
     record: dict[str, Any] = {
         "job": job,
         "settings": plain(settings),
-        "inputs": {str(path): fingerprint(str(path)) for path in inputs},
+        "inputs": {storage.absolute(path): fingerprint(storage.absolute(path)) for path in inputs},
     }
     if storage.exists(storage.join(out, RUN_FILE)):
         found = storage.read_json(storage.join(out, RUN_FILE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -40,6 +41,11 @@ def _s3_at(endpoint: str) -> fs.S3FileSystem:
     return fs.S3FileSystem(
         endpoint_override=host, scheme=scheme or "https", region=region, force_virtual_addressing=False
     )
+
+
+def absolute(path: str | Path) -> str:
+    """The same place for every process: workers of a cluster need not run in the folder of the command."""
+    return str(path) if "://" in str(path) else os.path.abspath(path)
 
 
 def join(folder: str, *names: str) -> str:

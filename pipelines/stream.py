@@ -60,6 +60,7 @@ class Source:
 
 def open_source(path: str) -> Source:
     """Look at a dataset's files, not its rows. Raises ValueError where it is absent, empty, or not samples."""
+    path = storage.absolute(path)
     system, _ = storage.resolve(path)
     groups, joint_set = [], None
     for file in storage.parquet_files(path):

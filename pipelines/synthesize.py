@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 from collections import Counter
@@ -99,8 +100,10 @@ def synthesize(run: runs.Run, *, world: World, body: str | Path) -> dict[str, An
 
     Raises ValueError for folders without photos or clips, and for unreadable ones.
     """
+    body = storage.absolute(body)
     load_body(body)  # a missing body is one clear error here, not one in every actor
     if world.backgrounds:
+        world = dataclasses.replace(world, backgrounds=Path(storage.absolute(world.backgrounds)))
         find_photos(world.backgrounds)
     mocap = gather_mocap(world.bvh, world.amass)
     if mocap is not None:
@@ -112,7 +115,7 @@ def synthesize(run: runs.Run, *, world: World, body: str | Path) -> dict[str, An
     ]
     done = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
         DrawShard,
-        fn_constructor_args=(run.folder, world, str(body), mocap is not None),
+        fn_constructor_args=(run.folder, world, body, mocap is not None),
         batch_size=1,
         batch_format="numpy",
         compute=ActorPoolStrategy(size=min(world.workers, len(blocks))),

@@ -86,15 +86,19 @@ def train_annotator(
             streams[name] = training_stream(
                 paths, samples=needed, weak=hidden, input_size=training.model.input_size, config=training.stream
             )
+    # Ray Train keeps its own state beside the weights, under a name that readers skip.
+    system, scratch = storage.resolve(run.path("_ray"))
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={"training": training, "run": run.folder, "prior": prior, "rows": rows, "counts": counts},
+        train_loop_config={
+            "training": training, "run": run.folder, "prior": storage.absolute(prior), "rows": rows, "counts": counts,
+        },
         scaling_config=ScalingConfig(
             num_workers=training.workers,
             use_gpu=bool(ray.cluster_resources().get("GPU")),
             resources_per_worker={"CPU": 1},
         ),
-        run_config=RunConfig(storage_path=_scratch(run), name=run.run_id),
+        run_config=RunConfig(storage_path=scratch, storage_filesystem=system, name=run.run_id),
         datasets={**streams},
         dataset_config=DataConfig(datasets_to_split="all"),
     )
@@ -119,11 +123,6 @@ def _split_batch(training: AnnotatorTraining, *, strong: bool, weak: bool) -> di
         if counts[name] % training.workers:
             raise ValueError(f"{counts[name]} {name} samples a batch do not split over {training.workers} workers")
     return {name: count // training.workers for name, count in counts.items()}
-
-
-def _scratch(run: runs.Run) -> str:
-    """Where Ray Train keeps its own state: beside the weights, under a name that readers skip."""
-    return run.path("_ray") if "://" in run.folder else str(storage.resolve(run.path("_ray"))[1])
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -65,16 +65,15 @@ def load_body(path: str | Path) -> Body:
     return _body(content, name=path.stem, sha256=hashlib.sha256(data).hexdigest(), where=str(path))
 
 
-def convert_pkl(source: str | Path, out: str | Path) -> Body:
-    """Convert a licensed .pkl once into an .npz that numpy reads without pickles."""
+def convert_pkl(source: str | Path) -> dict[str, Any]:
+    """Arrays of a licensed .pkl, checked, to be kept as an .npz that numpy reads without pickles."""
     source = Path(source)
     if not source.is_file():
         raise BodyModelMissing(_missing(source))
     content = read_pkl(source.read_bytes(), where=str(source))
     arrays = {name: content[name] for name in (*REQUIRED, "posedirs") if name in content}
     _body(arrays, name=source.stem, sha256="", where=str(source))
-    np.savez_compressed(out, **arrays)
-    return load_body(out)
+    return arrays
 
 
 def _missing(path: Path) -> str:

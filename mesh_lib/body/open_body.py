@@ -17,7 +17,7 @@ import torch
 
 from mesh_lib.body.joints import SMPL24, SMPL_PARENTS
 
-BUILDER = "2"
+BUILDER = "3"
 """Raise when a change here changes the file: caches rebuild."""
 Resolution = Literal["full", "low"]
 TOPOLOGY = {"full": "anny", "low": "notoes_collapse10pc"}
@@ -29,8 +29,13 @@ REACH_M = {
 }  # fmt: skip
 """A joint's regressor chooses among the vertices this near: a ring around a limb, for what lies further along it
 swings away when the limb bends; more of the stiffer trunk."""
+STEADY = ("left_hip", "right_hip")
+"""Only among vertices that the parent moves at least by half: a ring around the hip takes in the swinging thigh."""
 CANDIDATES = 800
 """At most about so many of them."""
+SIGNED = ("spine3",)
+"""Where chest and belly grow apart from the spine, a mean of skin misses it by 12 mm; signed weights halve that."""
+SIGNED_CANDIDATES, SIGNED_RIDGE_M2 = 150, 3e-4
 
 _SIDE = {
     "hip": "upperleg01", "knee": "lowerleg01", "ankle": "foot", "foot": "toe2-1", "collar": "clavicle",
@@ -76,6 +81,7 @@ class Source:
         dense = np.zeros((vertices, len(self.bones)))
         ids = self.model.vertex_bone_indices.numpy()
         np.add.at(dense, (np.arange(vertices)[:, None], ids), self.model.vertex_bone_weights.numpy())
+        dense = dense.clip(min=0)  # reduced topologies have some of -1e-10
         self.bone_weights = dense / dense.sum(axis=1, keepdims=True)
         self.weights = np.zeros((vertices, len(SMPL24)))
         for bone, joint in enumerate(self.owner):
@@ -180,21 +186,29 @@ def shape_space(vertices_m: np.ndarray, components: int = 10) -> tuple[np.ndarra
     return mean, dirs.transpose(1, 2, 0)
 
 
-def joint_regressor(shapes: Shapes) -> np.ndarray:
-    """(24, V) non-negative rows that sum to 1, fitted so that vertices of every shape give its joints."""
-    count, vertices = shapes.vertices_m.shape[:2]
-    regressor = np.zeros((len(SMPL24), vertices))
+def joint_regressor(shapes: Shapes, weights: np.ndarray) -> np.ndarray:
+    """(24, V) sparse rows that sum to 1, fitted so that vertices of every shape give its joints.
+
+    Non-negative, but for `SIGNED` joints. weights: (V, 24) of skinning.
+    """
+    regressor = np.zeros((len(SMPL24), shapes.vertices_m.shape[1]))
     mean_vertices, mean_joints = shapes.vertices_m.mean(axis=0), shapes.joints_m.mean(axis=0)
-    for joint in range(len(SMPL24)):
-        reach = REACH_M[SMPL24.names[joint].removeprefix("left_").removeprefix("right_")]
-        near = np.flatnonzero(np.linalg.norm(mean_vertices - mean_joints[joint], axis=1) < reach)
-        near = near[:: max(1, len(near) // CANDIDATES)]
-        # Relative to the joint, rows that sum to one are what is left to ask for: a heavy equation does.
-        system = (
-            (shapes.vertices_m[:, near] - shapes.joints_m[:, joint, None]).transpose(0, 2, 1).reshape(count * 3, -1)
-        )
-        heavy = np.ones((1, len(near)))
-        found, _ = scipy.optimize.nnls(np.concatenate([system, heavy]), np.r_[np.zeros(count * 3), 1.0])
+    for joint, name in enumerate(SMPL24.names):
+        reach = REACH_M[name.removeprefix("left_").removeprefix("right_")]
+        within = np.linalg.norm(mean_vertices - mean_joints[joint], axis=1) < reach
+        if name in STEADY:
+            within &= weights[:, SMPL_PARENTS[joint]] >= 0.5
+        near = np.flatnonzero(within)
+        near = near[:: max(1, len(near) // (SIGNED_CANDIDATES if name in SIGNED else CANDIDATES))]
+        # Relative to the joint, so that rows that sum to one are all that is left to ask for.
+        offsets = shapes.vertices_m[:, near] - shapes.joints_m[:, joint, None]
+        system = offsets.transpose(0, 2, 1).reshape(-1, len(near))
+        if name in SIGNED:
+            normal = system.T @ system + SIGNED_RIDGE_M2 * len(shapes.vertices_m) * np.eye(len(near))
+            found = np.linalg.solve(normal, np.ones(len(near)))
+        else:
+            heavy = np.ones((1, len(near)))
+            found, _ = scipy.optimize.nnls(np.concatenate([system, heavy]), np.r_[np.zeros(len(system)), 1.0])
         regressor[joint, near] = found / found.sum()
     return regressor
 
@@ -241,7 +255,7 @@ def build_open_body(resolution: Resolution) -> dict[str, Any]:
     shapes = source.sample(SHAPES, seed=SEED)
     template, shapedirs = shape_space(shapes.vertices_m)
     fitted = Shapes(*(getattr(shapes, name)[:FITTED] for name in ("vertices_m", "joints_m", "heads_m")))
-    regressor = joint_regressor(fitted)
+    regressor = joint_regressor(fitted, source.weights)
     full = source if resolution == "full" else Source("full")
     full_shapes = shapes if resolution == "full" else full.sample(40, seed=SEED)
     places = keypoint_places(full, full_shapes)

@@ -29,9 +29,13 @@ TINY = Plan(
 
 
 @pytest.mark.ray
-def test_the_whole_line_from_nothing_to_a_report(ray_cluster: None, photos: Path, tmp_path: Path) -> None:
-    run = open_run(tmp_path / "demo", job="demo", settings={})
-    made = demo(run, chosen=TINY, coco=Coco(str(photos / "keypoints.json"), str(photos)))
+def test_the_whole_line_from_nothing_to_a_report(
+    ray_cluster: None, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By relative paths, which Ray's workers, running elsewhere, must not read as their own."""
+    monkeypatch.chdir(tmp_path)
+    run = open_run("demo", job="demo", settings={})
+    made = demo(run, chosen=TINY, coco=Coco(f"{photos.name}/keypoints.json", photos.name))
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert summary == made
     assert summary["samples"] == 24

@@ -58,7 +58,9 @@ def test_labels_do_not_depend_on_how_wide_the_run_was(
 ) -> None:
     stage = AnnotateStage(actors=2, readers=1)
     main(Job(samples=str(tiny_world / "street"), annotator=str(tiny_annotator), out=str(tmp_path / "two"), stage=stage))
-    assert rows_of(tmp_path / "two").equals(rows_of(tiny_labels))
+    one, two = rows_of(tiny_labels), rows_of(tmp_path / "two")
+    for name in one.column_names:
+        assert one[name].to_pylist() == two[name].to_pylist(), name
 
 
 def test_a_folder_of_pictures_just_works_and_loses_nobody(photos: Path, tiny_annotator: Path, tmp_path: Path) -> None:
