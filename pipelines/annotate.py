@@ -184,8 +184,8 @@ class Annotate:
 
 def _record(batch: dict[str, np.ndarray], label: dict[str, np.ndarray], row: int) -> dict[str, Any]:
     """One pseudo_gt row: a label, or the reason why there is none."""
-    # Text that is missing comes as a float, NaN.
-    record: dict[str, Any] = {name: v for name in IDENTITY if not isinstance(v := batch[name][row], float)}
+    # A column of text without any text comes back from Ray Data as NaN, the only value that is not itself.
+    record: dict[str, Any] = {name: value for name in IDENTITY if (value := batch[name][row]) == value}
     status = batch["status"][row]
     if status == tables.OK:
         status = failure(label, row) or tables.OK

@@ -55,6 +55,7 @@ def connect() -> None:
     context.enable_progress_bars = False
     if Unhurried not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(Unhurried)
-    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")  # small inputs have few tasks
+    # Small inputs have few tasks.
+    warnings.filterwarnings("ignore", message="The (minimum|maximum) number of concurrent")
     for name in ("ray", "ray.data", "ray.train"):  # below errors they speak of progress bars and tokens
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -103,8 +103,9 @@ def synthesize(run: runs.Run, *, world: World, body: str | Path) -> dict[str, An
     body = storage.absolute(body)
     load_body(body)  # a missing body is one clear error here, not one in every actor
     if world.backgrounds:
-        world = dataclasses.replace(world, backgrounds=Path(storage.absolute(world.backgrounds)))
-        find_photos(world.backgrounds)
+        backgrounds = Path(storage.absolute(world.backgrounds))
+        find_photos(backgrounds)
+        world = dataclasses.replace(world, backgrounds=backgrounds)
     mocap = gather_mocap(world.bvh, world.amass)
     if mocap is not None:
         storage.write_bytes(run.path(MOCAP_FILE), _pack(mocap))

@@ -91,7 +91,11 @@ def train_annotator(
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={
-            "training": training, "run": run.folder, "prior": storage.absolute(prior), "rows": rows, "counts": counts,
+            "training": training,
+            "run": run.folder,
+            "prior": storage.absolute(prior),
+            "rows": rows,
+            "counts": counts,
         },
         scaling_config=ScalingConfig(
             num_workers=training.workers,

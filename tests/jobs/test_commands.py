@@ -67,7 +67,7 @@ def test_a_body_is_built_drawn_and_written(tmp_path: Path) -> None:
 def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A real head node with token authentication; the environment that reaches it."""
     ports = []
-    for _ in range(3):
+    for _ in range(4):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             ports.append(probe.getsockname()[1])
@@ -77,8 +77,9 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     }  # fmt: skip
     ray = str(Path(sys.executable).with_name("ray"))
     started = subprocess.Popen(
-        [ray, "start", "--head", "--block", f"--port={ports[0]}", f"--dashboard-port={ports[1]}", "--num-cpus=8",
-         f"--ray-client-server-port={ports[2]}", "--object-store-memory=300000000", "--disable-usage-stats"],
+        [ray, "start", "--head", "--block", "--num-cpus=8", "--object-store-memory=300000000", "--disable-usage-stats",
+         f"--port={ports[0]}", f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}",
+         f"--dashboard-agent-listen-port={ports[3]}"],
         env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
@@ -90,11 +91,12 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
                 time.sleep(0.5)
         yield environment
     finally:
-        os.killpg(started.pid, 15)
+        started.terminate()
         try:
-            started.wait(timeout=20)
+            started.wait(timeout=5)
         except subprocess.TimeoutExpired:
             os.killpg(started.pid, 9)
+            started.wait()
 
 
 @pytest.mark.ray
@@ -106,9 +108,13 @@ def test_annotate_through_ray_job_submit(
     ray = str(Path(sys.executable).with_name("ray"))
     job = ["jobs/annotate.py", "--samples", str(tiny_world / "street"), "--annotator", str(tiny_annotator)]
     command = [ray, "job", "submit", "--working-dir", ".", "--", sys.executable, *job, "--out", str(out)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False, env={**os.environ, **head}
-    )
+    for _ in range(20):
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False, env={**os.environ, **head}
+        )
+        if "No available agent" not in done.stderr:  # the head answers before it can take jobs
+            break
+        time.sleep(1)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "24 labelled" in done.stdout and "succeeded" in done.stdout
     assert runs.load_run(out, job="annotate")["counts"] == {"ok": 24}

@@ -114,7 +114,7 @@ def test_bends_of_a_quarter_turn_go_where_joints_go(body: Body) -> None:
 
 
 def test_bends_keep_volume_and_bones(body: Body) -> None:
-    """A skin that collapses or tears in a bend loses volume; linear blending by itself costs up to 8 % in a deep sit."""
+    """A skin that collapses or tears in a bend loses volume; linear blending alone costs 8 % in a deep sit."""
     layer = BodyLayer(body)
     rest = trimesh.Trimesh(body.v_template, body.faces, process=False).volume
     for name in POSES:
