@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import pickle
 from importlib.metadata import version
@@ -40,7 +41,8 @@ def cached_body(resolution: Resolution) -> Path:
     """The open body in the cache. Another builder or anny has another folder: a stale file is never used."""
     path = cache_folder() / f"body-{BUILDER}-anny-{version('anny')}" / f"{NAMES[resolution]}.npz"
     if not path.is_file():
-        with contextlib.redirect_stdout(io.StringIO()):  # anny and its compiler tell of each step
+        logging.getLogger("anny").setLevel(logging.WARNING)  # it tells of each step, and its compiler prints
+        with contextlib.redirect_stdout(io.StringIO()):
             arrays = build_open_body(resolution)
         save_body(arrays, path)
     return path

@@ -16,18 +16,22 @@ LOCAL_OBJECT_STORE_BYTES = 1_000_000_000
 LOCAL_LOGICAL_CPUS = 8
 """Streaming stages, actors and writers each hold a CPU; with two logical ones a pipeline waits for itself."""
 
-STEP_S = 0.02
+LONGEST_REST_S = 0.1
 
 
 class Unhurried(ExecutionCallback):
-    """Rests between two looks of Ray Data's scheduler at its tasks.
+    """Rests between two looks of Ray Data's scheduler at its tasks: briefly at first, up to a tenth of a second later.
 
     While a consumer holds a stream back, `ray.wait` returns at once with outputs that may not be taken yet, and the
     scheduler of every stream turns without end: two streams take both cores of a small machine from the training.
     """
 
+    def __init__(self) -> None:
+        self.rest_s = 0.005
+
     def on_execution_step(self, executor: object) -> None:
-        time.sleep(STEP_S)
+        time.sleep(self.rest_s)
+        self.rest_s = min(self.rest_s * 1.01, LONGEST_REST_S)
 
 
 def connect() -> None:

@@ -51,21 +51,21 @@ def plan(preset: Preset) -> Plan:
     small = AnnotatorTraining(
         model=model, loss=Pose2PoseLossConfig(pose_space="rotmat", normalise_by="valid"),
         stream=StreamConfig(readers=1, strength=0.0), batch_size=32, learning_rate=7e-4, epochs=10, lr_drops=(8, 10),
-        samples_per_epoch=4200,
+        samples_per_epoch=3000,
     )  # fmt: skip
     match preset:
         case "quick":
             return Plan(
                 world=World(studio=400, street=250, street3d=200, street_test=0),
-                prior=PriorTraining(generated=50_000, steps=1500, batch_size=256, warm_up=1.0),
+                prior=PriorTraining(generated=50_000, steps=1200, batch_size=256, warm_up=1.0),
                 training=small,
                 control=False,
             )
         case "evening":
             return Plan(
-                world=World(studio=1200, street=500, street3d=500, street_test=0),
+                world=World(studio=1000, street=400, street3d=500, street_test=0),
                 prior=PriorTraining(generated=100_000, steps=4000, batch_size=256, warm_up=1.0),
-                training=dataclasses.replace(small, epochs=14, lr_drops=(11, 13), samples_per_epoch=13_500),
+                training=dataclasses.replace(small, epochs=14, lr_drops=(11, 13), samples_per_epoch=9000),
                 control=True,
             )
 

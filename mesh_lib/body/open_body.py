@@ -70,7 +70,7 @@ class Source:
     def __init__(self, resolution: Resolution) -> None:
         import warp  # type: ignore[import-untyped]
 
-        warp.config.quiet = True  # pyright: ignore[reportAttributeAccessIssue]
+        warp.config.log_level = warp.LOG_WARNING
         import anny
 
         self.model = anny.Anny(topology=TOPOLOGY[resolution])
