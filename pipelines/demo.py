@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import ray
+
 from mesh_lib.body.files import load_body
 from mesh_lib.losses.pose2pose import Pose2PoseLossConfig
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
@@ -47,17 +49,17 @@ class Plan:
 
 def plan(preset: Preset) -> Plan:
     """quick: minutes, the demo. evening: under 90 minutes on two cores, with the control of Three Recipes' Table 9."""
-    model = Pose2PoseConfig(backbone=18, input_width=128, input_height=160)
+    model = Pose2PoseConfig(backbone=18, input_width=96, input_height=128)
     small = AnnotatorTraining(
         model=model, loss=Pose2PoseLossConfig(pose_space="rotmat", normalise_by="valid"),
-        stream=StreamConfig(readers=1, strength=0.0), batch_size=32, learning_rate=7e-4, epochs=10, lr_drops=(8, 10),
-        samples_per_epoch=3000,
+        stream=StreamConfig(readers=1, strength=0.0), batch_size=16, learning_rate=1e-3, schedule="linear",
+        epochs=10, samples_per_epoch=3900,
     )  # fmt: skip
     match preset:
         case "quick":
             return Plan(
                 world=World(studio=400, street=250, street3d=200, street_test=0),
-                prior=PriorTraining(generated=50_000, steps=1200, batch_size=256, warm_up=1.0),
+                prior=PriorTraining(generated=50_000, steps=1000, batch_size=256, warm_up=1.0),
                 training=small,
                 control=False,
             )
@@ -65,7 +67,7 @@ def plan(preset: Preset) -> Plan:
             return Plan(
                 world=World(studio=1000, street=400, street3d=500, street_test=0),
                 prior=PriorTraining(generated=100_000, steps=4000, batch_size=256, warm_up=1.0),
-                training=dataclasses.replace(small, epochs=14, lr_drops=(11, 13), samples_per_epoch=9000),
+                training=dataclasses.replace(small, epochs=14, samples_per_epoch=13_000),
                 control=True,
             )
 
@@ -110,7 +112,8 @@ def _stages(run: Run, chosen: Plan, coco: Coco | None, clock: Clock) -> dict[str
         return open_run(run.path(name), job=_JOBS[name.split("-")[0]], settings={})
 
     def bodies() -> dict[str, Path]:
-        return {"full": cached_body("full"), "low": cached_body("low")}
+        build = ray.remote(max_calls=1)(cached_body)  # what anny holds in memory goes with its process
+        return {name: ray.get(build.remote(name)) for name in ("full", "low")}
 
     def world() -> None:
         stage = begin("world")

@@ -47,8 +47,12 @@ class AnnotatorTraining:
     samples_per_epoch: int | None = None
     """An epoch is this many samples; by default as many as both groups hold."""
     learning_rate: float = 1e-4
+    schedule: Literal["drops", "linear"] = "drops"
+    """drops: the learning rate is cut to a tenth at `lr_drops`. linear: it rises for `warm_up` steps and falls to 0."""
     lr_drops: tuple[int, ...] = (11, 13)
     """Epochs at which the learning rate is cut to a tenth."""
+    warm_up: int = 100
+    """Steps of the linear schedule's rise."""
     withhold_3d: bool = False
     """Hide all 3D truth: the 3D datasets supervise by their 2D alone (the control of Three Recipes, Table 9)."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
@@ -60,6 +64,13 @@ class AnnotatorTraining:
     def steps(self, rows: int) -> int:
         """Steps of one epoch."""
         return max(1, (self.samples_per_epoch or rows) // self.batch_size)
+
+    def learning_rate_at(self, step: int, *, steps: int) -> float:
+        """Of one step, counted from 0 over the whole training; `steps` are those of one epoch."""
+        if self.schedule == "linear":
+            return self.learning_rate * min(1.0, (step + 1) / self.warm_up) * (1 - step / (steps * self.epochs))
+        epoch = step // steps + 1
+        return self.learning_rate * 0.1 ** sum(epoch >= drop for drop in self.lr_drops)
 
 
 def train_annotator(
@@ -155,8 +166,6 @@ def _worker(config: dict[str, Any]) -> None:
     history: list[dict[str, Any]] = []
     first = ray.train.get_context().get_world_rank() == 0
     for epoch in range(1, training.epochs + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * 0.1 ** sum(epoch >= drop for drop in training.lr_drops)
         history.append(_epoch(model, annotator, optimizer, batches, steps, training, epoch))
         if first:
             annotators.save_annotator(annotator, config["run"])
@@ -176,7 +185,9 @@ def _epoch(
     model.train()
     totals: dict[str, float] = {}
     started, waited, device = time.monotonic(), 0.0, next(annotator.parameters()).device
-    for _ in range(steps):
+    for step in range((epoch - 1) * steps, epoch * steps):
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate_at(step, steps=steps)
         asked = time.monotonic()
         batch = next(batches)
         waited += time.monotonic() - asked

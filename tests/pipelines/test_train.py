@@ -153,3 +153,12 @@ def test_inputs_that_are_not_samples_are_named(tiny_world: Path, tiny_prior: Pat
     storage.write_parquet(empty, str(tmp_path / "empty" / "a.parquet"))
     with pytest.raises(ValueError, match="hold no row"):
         open_source(str(tmp_path / "empty"))
+
+
+def test_the_learning_rate_follows_its_schedule() -> None:
+    published = AnnotatorTraining()
+    at = [published.learning_rate_at(step, steps=10) for step in (0, 99, 100, 119, 120, 149)]
+    assert at == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
+    falling = AnnotatorTraining(schedule="linear", learning_rate=1e-3, warm_up=10, epochs=2)
+    at = [falling.learning_rate_at(step, steps=100) for step in (0, 9, 100, 199)]
+    assert at == pytest.approx([1e-4, 1e-3 * 191 / 200, 5e-4, 5e-6])
