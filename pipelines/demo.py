@@ -53,12 +53,12 @@ def plan(preset: Preset) -> Plan:
     small = AnnotatorTraining(
         model=model, loss=Pose2PoseLossConfig(pose_space="rotmat", normalise_by="valid"),
         stream=StreamConfig(readers=1, strength=0.0), batch_size=16, learning_rate=1e-3, schedule="linear",
-        epochs=10, samples_per_epoch=3900,
+        epochs=10, samples_per_epoch=3000,
     )  # fmt: skip
     match preset:
         case "quick":
             return Plan(
-                world=World(studio=400, street=250, street3d=200, street_test=0),
+                world=World(studio=320, street=200, street3d=180, street_test=0),
                 prior=PriorTraining(generated=50_000, steps=1000, batch_size=256, warm_up=1.0),
                 training=small,
                 control=False,
