@@ -6,7 +6,9 @@ python -m tests.bench.bench_body
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import smplx
@@ -17,7 +19,7 @@ from mesh_lib.body.joints import BODY33
 from mesh_lib.body.layer import BodyLayer, KeypointLayer
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
 from mesh_lib.render.raster import cast
-from pipelines.bodies import cached_body
+from pipelines.bodies import cached_body, save_body
 from tests.bench.table import machine, markdown, paired
 
 BATCH, ROUNDS = 64, 30
@@ -27,7 +29,11 @@ def main() -> None:
     torch.set_num_threads(2)
     path = cached_body("full")
     body = load_body(path)
-    theirs = smplx.create(str(path), model_type="smpl", num_betas=10, batch_size=BATCH)
+    with tempfile.TemporaryDirectory() as models:
+        save_body(
+            dict(np.load(path)), Path(models) / "smpl" / "SMPL_NEUTRAL.pkl"
+        )  # the one file that smplx's SMPL reads
+        theirs = smplx.create(models, model_type="smpl", num_betas=10, batch_size=BATCH)
     layer, keypoints = BodyLayer(body), KeypointLayer(body, BODY33)
     rng = np.random.default_rng(0)
     pose = torch.from_numpy(rng.normal(0, 0.4, (BATCH, 24, 3)).astype(np.float32))
