@@ -44,6 +44,9 @@ class AnnotateStage:
     readers: int = 2
     """Tasks that decode and crop pictures at the same time."""
 
+    def __post_init__(self) -> None:
+        runs.require_positive(self, "actors", "batch_size", "threads", "readers")
+
 
 def annotate(run: runs.Run, *, samples: str, annotator: str, stage: AnnotateStage) -> Counter[str]:
     """Label every sample into the run folder; returns rows by status.

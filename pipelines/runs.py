@@ -17,7 +17,7 @@ from typing import Any
 from pipelines import storage
 
 RUN_FILE = "run.json"
-HOW_WIDE = {"actors", "workers", "batch_size", "readers", "num_cpus"}
+HOW_WIDE = {"actors", "workers", "readers", "num_cpus"}
 """Settings that change how a run is spread over machines, never what it makes: a re-run may differ in them."""
 
 
@@ -87,6 +87,13 @@ def load_run(folder: str | Path, *, job: str) -> dict[str, Any]:
     if record.get("status") != "complete":
         raise ValueError(f"{folder} was interrupted: its status is {record.get('status')}{fix}")
     return record
+
+
+def require_positive(settings: Any, *names: str) -> None:
+    """Raise ValueError where a setting that counts or scales is 0 or less."""
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise ValueError(f"{name} is more than 0; it is {getattr(settings, name)}")
 
 
 def plain(settings: Any) -> Any:

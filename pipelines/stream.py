@@ -22,7 +22,7 @@ from mesh_lib.body.joints import JointSet
 from mesh_lib.datasets.images import BadImage, decode
 from mesh_lib.geometry import crop
 from mesh_lib.supervision import to_body33
-from pipelines import storage
+from pipelines import runs, storage
 
 COLUMNS = (
     "sample_key", "image", "image_uri", "crop_to_image", "image_size", "bbox_xywh_px", "keypoints_2d_px",
@@ -42,6 +42,11 @@ class StreamConfig:
     """Fixes the order of shards and the augmentations."""
     readers: int = 2
     """Ray Data tasks that decode and warp at the same time, per stream."""
+
+    def __post_init__(self) -> None:
+        runs.require_positive(self, "readers")
+        if self.strength < 0:
+            raise ValueError(f"strength is at least 0; it is {self.strength}")
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,13 @@ class AnnotatorTraining:
     """CPU threads of each worker."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        runs.require_positive(self, "batch_size", "epochs", "learning_rate", "warm_up", "workers", "threads")
+        if self.samples_per_epoch is not None:
+            runs.require_positive(self, "samples_per_epoch")
+        if not 0 <= self.weak_share <= 1:
+            raise ValueError(f"weak_share is a part of the batch, between 0 and 1; it is {self.weak_share}")
+
     def steps(self, rows: int) -> int:
         """Steps of one epoch."""
         return max(1, (self.samples_per_epoch or rows) // self.batch_size)
@@ -131,8 +138,6 @@ def train_annotator(
 
 def _split_batch(training: AnnotatorTraining, *, strong: bool, weak: bool) -> dict[str, int]:
     """Samples of each kind that one worker adds to every batch."""
-    if not 0 <= training.weak_share <= 1:
-        raise ValueError(f"weak_share is a part of the batch, between 0 and 1; it is {training.weak_share}")
     weak_rows = round(training.batch_size * training.weak_share)
     counts = {"strong": training.batch_size - weak_rows, "weak": weak_rows}
     for name, given in (("strong", strong), ("weak", weak)):

@@ -39,6 +39,11 @@ class PriorTraining:
     """Part of the poses kept for the reported reconstruction error."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        runs.require_positive(self, "batch_size", "steps", "learning_rate", "held_out")
+        if self.generated < 0 or not 0 <= self.warm_up <= 1 or self.held_out >= 1:
+            raise ValueError("generated is at least 0, warm_up a part of the steps, held_out less than all poses")
+
 
 def gather_poses(training: PriorTraining, *, bvh_dir: Path | None, amass_dir: Path | None) -> np.ndarray:
     """(N, 21, 3) rotation vectors from every source named. Raises ValueError where a folder holds no clip."""
