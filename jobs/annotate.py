@@ -13,6 +13,7 @@ Writes  <out>              run.json, pseudo_gt/status=*/*.parquet: exactly one r
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 
 from jobs import start
@@ -20,7 +21,7 @@ from pipelines.annotate import AnnotateStage, annotate
 from pipelines.annotators import load_annotator
 from pipelines.cluster import connect
 from pipelines.ingest import IngestStage, ingest_coco
-from pipelines.runs import Run, open_run
+from pipelines.runs import Run, load_run, open_run
 from pipelines.stream import open_source
 
 log = logging.getLogger(__name__)
@@ -55,11 +56,17 @@ def main(job: Job) -> None:
     run = open_run(job.out, job="annotate", settings={}, inputs=inputs)
     if run.finished:
         log.info("%s is complete already", job.out)
+        _tell(job, Counter(load_run(job.out, job="annotate")["counts"]))
         return
     connect()
     samples = job.samples or _ingest_folder(job, run)
     counts = annotate(run, samples=samples, annotator=job.annotator, stage=job.stage)
     run.finish(counts=dict(counts), samples=samples)
+    _tell(job, counts)
+
+
+def _tell(job: Job, counts: Counter[str]) -> None:
+    """Say what became of the samples. Raises ValueError where too many have no label."""
     rows, labelled = counts.total(), counts["ok"]
     log.info("%d samples in, %d rows out, %d labelled: %s", rows, rows, labelled, job.out)
     for status, count in sorted(counts.items()):

@@ -42,7 +42,7 @@ def main(job: Job) -> None:
     coco = Coco(job.coco_annotations, job.coco_images) if job.coco_annotations and job.coco_images else None
     if coco:
         check_coco(coco)
-    run = open_run(job.out, job="demo", settings={"preset": job.preset, "coco": job.coco_annotations})
+    run = open_run(job.out, job="demo", settings={"preset": job.preset, "coco": coco})
     if run.finished:
         log.info("%s is complete already; its report is %s", job.out, run.path("report.html"))
         return

@@ -23,7 +23,7 @@ from pipelines.ingest import IngestStage, ingest_coco, read_coco
 from pipelines.measure import PeakMemory
 from pipelines.report import Page, make_report
 from pipelines.runs import Run, open_run
-from pipelines.score import score_labels
+from pipelines.score import Score, score_labels
 from pipelines.stream import StreamConfig, open_source
 from pipelines.synthesize import World, synthesize
 from pipelines.train_annotator import AnnotatorTraining, train_annotator
@@ -100,100 +100,48 @@ def demo(run: Run, *, chosen: Plan, coco: Coco | None) -> dict[str, Any]:
     """Body, world, prior, f, labels of `street` and of the COCO pictures, report; returns the summary."""
     clock = Clock(stages=7 + (2 if chosen.control else 0) + (2 if coco else 0))
     with PeakMemory() as memory:
-        summary = _stages(run, chosen, coco, clock)
+        summary = _stages(_Line(run, chosen, coco), clock)
     summary |= {"seconds": clock.seconds, "total_seconds": round(sum(clock.seconds.values()), 1)}
     summary["peak_memory_gb"] = round(memory.peak_gb, 2)
     storage.write_json(run.path("summary.json"), summary)
     return summary
 
 
-def _stages(run: Run, chosen: Plan, coco: Coco | None, clock: Clock) -> dict[str, Any]:
-    def begin(name: str) -> Run:
-        return open_run(run.path(name), job=_JOBS[name.split("-")[0]], settings={})
-
-    def bodies() -> dict[str, Path]:
-        build = ray.remote(max_calls=1)(cached_body)  # what anny holds in memory goes with its process
-        return {name: ray.get(build.remote(name)) for name in ("full", "low")}
-
-    def world() -> None:
-        stage = begin("world")
-        stage.finish(result=synthesize(stage, world=chosen.world, body=files["full"]))
-
-    def prior() -> None:
-        stage = begin("prior")
-        poses = gather_poses(chosen.prior, bvh_dir=None, amass_dir=None)
-        stage.finish(result=train_prior(stage, poses=poses, body=files["low"], training=chosen.prior))
-
-    def train(name: str, training: AnnotatorTraining) -> None:
-        stage = begin(name)
-        weak = [run.path("world", "street")]
-        # f learns from the pictures that it will label, by their 2D (NeuralAnnot), if they do not crowd out the street.
-        if coco and open_source(run.path("coco")).rows <= LARGEST_SHARE * chosen.world.street:
-            weak.append(run.path("coco"))
-        last = train_annotator(
-            stage, strong=[run.path("world", "studio"), run.path("world", "street3d")], weak=weak,
-            prior=run.path("prior"), body=str(files["full"]), training=training,
-        )  # fmt: skip
-        stage.finish(result=last)
-
-    def label(annotator: str, samples: str, name: str) -> None:
-        stage = begin(name)
-        counts = annotate(stage, samples=samples, annotator=run.path(annotator), stage=AnnotateStage())
-        stage.finish(counts=dict(counts), samples=samples)
-
-    def score(name: str) -> dict[str, float]:
-        truth = run.path("world", "truth", "street"), run.path("world", "truth", "studio")
-        body = load_body(files["full"])
-        return score_labels(labels=run.path(name), truth=truth[0], reference=truth[1], body=body).as_dict()
-
-    def ingest_pictures() -> None:
-        assert coco
-        stage = begin("coco")
-        found = ingest_coco(
-            stage, annotations=coco.annotations, images=coco.images, dataset="coco", split="demo", stage=IngestStage()
-        )
-        stage.finish(result=found)
-
-    def pages() -> dict[str, Page]:
-        names = {"street": "world/street"} | ({"coco": "coco"} if coco else {})
-        made = {n: make_report(labels=run.path(f"labels-{n}"), samples=run.path(s), title=f"Labels of {n}") for n, s in
-                names.items()}  # fmt: skip
-        storage.write_bytes(run.path("report.html"), made["street"].html.encode())
-        if coco:
-            storage.write_bytes(run.path("report-coco.html"), made["coco"].html.encode())
-        return made
-
+def _stages(line: _Line, clock: Clock) -> dict[str, Any]:
     connect()
-    files = clock.time("build the open body", bodies)
-    clock.time("render the open world", world)
-    clock.time("train the pose prior (VPoser)", prior)
-    if coco:
-        clock.time("ingest the COCO pictures", ingest_pictures)
-    clock.time("train the annotator f", lambda: train("annotator", chosen.training))
-    clock.time("annotate street", lambda: label("annotator", run.path("world", "street"), "labels-street"))
-    if chosen.control:
-        control = dataclasses.replace(chosen.training, withhold_3d=True)
-        clock.time("train f without 3D supervision (control)", lambda: train("annotator-no3d", control))
+    clock.time("build the open body", line.build_bodies)
+    clock.time("render the open world", line.render_world)
+    clock.time("train the pose prior (VPoser)", line.train_prior)
+    if line.coco:
+        clock.time("ingest the COCO pictures", line.ingest_pictures)
+    training = line.chosen.training
+    clock.time("train the annotator f", lambda: line.train("annotator", training))
+    clock.time("annotate street", lambda: line.label("annotator", "world/street", "labels-street"))
+    if line.chosen.control:
+        control = dataclasses.replace(training, withhold_3d=True)
+        clock.time("train f without 3D supervision (control)", lambda: line.train("annotator-no3d", control))
         clock.time(
-            "annotate street with the control",
-            lambda: label("annotator-no3d", run.path("world", "street"), "labels-no3d"),
+            "annotate street with the control", lambda: line.label("annotator-no3d", "world/street", "labels-no3d")
         )
-    if coco:
-        clock.time("annotate the COCO pictures", lambda: label("annotator", run.path("coco"), "labels-coco"))
-    found = clock.time("score against the truth kept aside", lambda: score("labels-street"))
-    made = clock.time("write the report", pages)
+    if line.coco:
+        clock.time("annotate the COCO pictures", lambda: line.label("annotator", "coco", "labels-coco"))
+    score = clock.time("score against the truth kept aside", lambda: line.score("labels-street"))
+    pages = clock.time("write the report", line.write_pages)
+    return _summary(score, line.score("labels-no3d") if line.chosen.control else None, pages)
+
+
+def _summary(score: Score, control: Score | None, pages: dict[str, Page]) -> dict[str, Any]:
     summary: dict[str, Any] = {
-        "pa_mpjpe_mm": {"mean_pose": found["mean_pose_pa_mpjpe_mm"], "labels": found["pa_mpjpe_mm"]},
-        "per_axis_mm": {axis: found[f"pa_{axis}_mm"] for axis in "xyz"},
-        "samples": found["samples"],
-        "street": {"median_reprojection_px": made["street"].median_reprojection_px},
+        "pa_mpjpe_mm": {"mean_pose": score.mean_pose_pa_mpjpe_mm, "labels": score.pa_mpjpe_mm},
+        "per_axis_mm": score.per_axis_mm,
+        "samples": score.samples,
+        "street": {"median_reprojection_px": pages["street"].median_reprojection_px},
     }
-    if chosen.control:
-        control_score = score("labels-no3d")
-        summary["pa_mpjpe_mm"]["labels_without_3d"] = control_score["pa_mpjpe_mm"]
-        summary["per_axis_mm_without_3d"] = {axis: control_score[f"pa_{axis}_mm"] for axis in "xyz"}
-    if coco:
-        page = made["coco"]
+    if control:
+        summary["pa_mpjpe_mm"]["labels_without_3d"] = control.pa_mpjpe_mm
+        summary["per_axis_mm_without_3d"] = control.per_axis_mm
+    if "coco" in pages:
+        page = pages["coco"]
         summary["coco"] = {
             "persons": page.rows,
             "labelled": page.labelled,
@@ -202,6 +150,74 @@ def _stages(run: Run, chosen: Plan, coco: Coco | None, clock: Clock) -> dict[str
             "flagged_high_reprojection": page.flagged,
         }
     return summary
+
+
+@dataclass
+class _Line:
+    """The stages, each in a run folder of its own inside the demo's."""
+
+    run: Run
+    chosen: Plan
+    coco: Coco | None
+    bodies: dict[str, Path] = field(default_factory=dict)
+
+    def begin(self, name: str) -> Run:
+        return open_run(self.run.path(name), job=_JOBS[name.split("-")[0]], settings={})
+
+    def build_bodies(self) -> None:
+        build = ray.remote(max_calls=1)(cached_body)  # what anny holds in memory goes with its process
+        self.bodies = {name: ray.get(build.remote(name)) for name in ("full", "low")}
+
+    def render_world(self) -> None:
+        stage = self.begin("world")
+        stage.finish(result=synthesize(stage, world=self.chosen.world, body=self.bodies["full"]))
+
+    def train_prior(self) -> None:
+        stage = self.begin("prior")
+        poses = gather_poses(self.chosen.prior, bvh_dir=None, amass_dir=None)
+        stage.finish(result=train_prior(stage, poses=poses, body=self.bodies["low"], training=self.chosen.prior))
+
+    def ingest_pictures(self) -> None:
+        assert self.coco
+        stage = self.begin("coco")
+        found = ingest_coco(
+            stage, annotations=self.coco.annotations, images=self.coco.images, dataset="coco", split="demo",
+            stage=IngestStage(),
+        )  # fmt: skip
+        stage.finish(result=found)
+
+    def train(self, name: str, training: AnnotatorTraining) -> None:
+        stage = self.begin(name)
+        path = self.run.path
+        weak = [path("world", "street")]
+        # f learns from the pictures that it will label, by their 2D (NeuralAnnot), if they do not crowd out the street.
+        if self.coco and open_source(path("coco")).rows <= LARGEST_SHARE * self.chosen.world.street:
+            weak.append(path("coco"))
+        last = train_annotator(
+            stage, strong=[path("world", "studio"), path("world", "street3d")], weak=weak,
+            prior=path("prior"), body=str(self.bodies["full"]), training=training,
+        )  # fmt: skip
+        stage.finish(result=last)
+
+    def label(self, annotator: str, samples: str, name: str) -> None:
+        stage, samples = self.begin(name), self.run.path(samples)
+        counts = annotate(stage, samples=samples, annotator=self.run.path(annotator), stage=AnnotateStage())
+        stage.finish(counts=dict(counts), samples=samples)
+
+    def score(self, name: str) -> Score:
+        truth, reference = self.run.path("world/truth/street"), self.run.path("world/truth/studio")
+        body = load_body(self.bodies["full"])
+        return score_labels(labels=self.run.path(name), truth=truth, reference=reference, body=body)
+
+    def write_pages(self) -> dict[str, Page]:
+        wanted = {"street": ("world/street", "report.html")}
+        if self.coco:
+            wanted["coco"] = ("coco", "report-coco.html")
+        pages, path = {}, self.run.path
+        for name, (samples, file) in wanted.items():
+            pages[name] = make_report(labels=path(f"labels-{name}"), samples=path(samples), title=f"Labels of {name}")
+            storage.write_bytes(path(file), pages[name].html.encode())
+        return pages
 
 
 _JOBS = {

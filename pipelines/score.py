@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +31,9 @@ class Score:
     mean_pose_pa_mpjpe_mm: float
     """The same for one constant body: the mean pose and shape of the reference truth."""
 
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
+    @property
+    def per_axis_mm(self) -> dict[str, float]:
+        return {"x": self.pa_x_mm, "y": self.pa_y_mm, "z": self.pa_z_mm}
 
 
 COLUMNS = ["sample_key", "global_orient", "body_pose", "betas"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from jobs.train_annotator import Job, main
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from pipelines import annotators, runs, storage
+from pipelines.annotate import AnnotateStage
 from pipelines.stream import StreamConfig, open_source, training_stream
 from pipelines.train_annotator import AnnotatorTraining, _split_batch
 from pipelines.train_prior import PriorTraining, gather_poses
@@ -112,12 +114,8 @@ def test_batches_have_their_exact_shares() -> None:
     }  # fmt: skip
     two = AnnotatorTraining(batch_size=12, workers=2)
     assert _split_batch(two, strong=True, weak=True) == {"strong": 3, "weak": 3}
-    for wrong, said in (
-        (AnnotatorTraining(batch_size=6, workers=2), "do not split over 2 workers"),
-        (AnnotatorTraining(weak_share=1.5), "between 0 and 1"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            _split_batch(wrong, strong=True, weak=True)
+    with pytest.raises(ValueError, match="do not split over 2 workers"):
+        _split_batch(AnnotatorTraining(batch_size=6, workers=2), strong=True, weak=True)
     with pytest.raises(ValueError, match="no such dataset was given"):
         _split_batch(AnnotatorTraining(), strong=True, weak=False)
     with pytest.raises(ValueError, match="datasets were given for it"):
@@ -162,3 +160,23 @@ def test_the_learning_rate_follows_its_schedule() -> None:
     falling = AnnotatorTraining(schedule="linear", learning_rate=1e-3, warm_up=10, epochs=2)
     at = [falling.learning_rate_at(step, steps=100) for step in (0, 9, 100, 199)]
     assert at == pytest.approx([1e-4, 1e-3 * 191 / 200, 5e-4, 5e-6])
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong"),
+    [
+        (AnnotatorTraining, {"epochs": 0}), (AnnotatorTraining, {"batch_size": 0}), (AnnotatorTraining, {"warm_up": 0}),
+        (AnnotatorTraining, {"samples_per_epoch": 0}), (AnnotatorTraining, {"learning_rate": float("nan")}),
+        (AnnotatorTraining, {"weak_share": 1.5}), (PriorTraining, {"steps": 0}), (PriorTraining, {"held_out": 1.0}),
+        (PriorTraining, {"generated": -1}), (StreamConfig, {"strength": -0.1}), (AnnotateStage, {"actors": 0}),
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(settings: Any, wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        settings(**wrong)
+
+
+def test_another_batch_size_is_another_training(tmp_path: Path) -> None:
+    runs.open_run(tmp_path / "f", job="train_annotator", settings=AnnotatorTraining()).finish()
+    with pytest.raises(ValueError, match=r"settings\.batch_size: there 192, now 96"):
+        runs.open_run(tmp_path / "f", job="train_annotator", settings=AnnotatorTraining(batch_size=96))
