@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-# Without the pin, pip takes a torch build with gigabytes of CUDA; a GPU machine sets CONSTRAINTS= to get it.
-CONSTRAINTS ?= -c constraints.txt
+# The pin of torch keeps pip from gigabytes of CUDA; GPU=1 lifts it, and it alone.
+GPU ?=
+CONSTRAINTS := -c $(VENV)/constraints.txt
 
 .PHONY: demo evening test lint bench install clean
 
@@ -31,7 +32,10 @@ $(VENV)/bin/python:
 	  { echo "annomesh needs Python 3.10 or newer; set PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/constraints.txt: constraints.txt | $(VENV)/bin/python
+	grep $(if $(GPU),-v '^torch==',.) $< > $@
+
+$(VENV)/installed: pyproject.toml $(VENV)/constraints.txt | $(VENV)/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e .
 	touch $@
 

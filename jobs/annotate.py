@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from jobs import start
+from pipelines import storage
 from pipelines.annotate import AnnotateStage, annotate
 from pipelines.annotators import load_annotator
 from pipelines.cluster import connect
@@ -49,7 +50,7 @@ class Job:
 def main(job: Job) -> None:
     if (job.samples is None) == (job.images is None) or (job.images is None) != (job.keypoints is None):
         raise ValueError("pass either --samples, or --images together with --keypoints")
-    load_annotator(job.annotator)
+    load_annotator(job.annotator)  # a checkpoint that does not fit is named before any work
     inputs = [path for path in (job.samples, job.images, job.keypoints, job.annotator) if path]
     if job.samples:
         open_source(job.samples)
@@ -61,7 +62,7 @@ def main(job: Job) -> None:
     connect()
     samples = job.samples or _ingest_folder(job, run)
     counts = annotate(run, samples=samples, annotator=job.annotator, stage=job.stage)
-    run.finish(counts=dict(counts), samples=samples)
+    run.finish(counts=dict(counts), samples=storage.absolute(samples))
     _tell(job, counts)
 
 

@@ -16,15 +16,10 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from jobs import start
-from mesh_lib.body.files import convert_pkl, load_body
+from mesh_lib.body.files import load_body
 from mesh_lib.body.open_body import Resolution
-from mesh_lib.render.body_sheet import body_sheet
-from pipelines import storage
-from pipelines.bodies import cached_body, save_body
+from pipelines.bodies import cached_body, copy_body, draw_sheet
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +43,10 @@ def main(job: Job) -> None:
         raise ValueError(f"--out is a file whose name ends in .npz or .pkl; it is {job.out}")
     if job.convert and not job.out:
         raise ValueError("--convert needs --out: where to write the .npz")
-    if job.convert and job.out:
-        save_body(convert_pkl(job.convert), job.out)
+    path = job.convert or cached_body(job.resolution)
+    if job.out:
+        copy_body(path, job.out)
         path = job.out
-    else:
-        path = cached_body(job.resolution)
-        if job.out:
-            with np.load(path) as arrays:
-                save_body(dict(arrays), job.out)
-            path = job.out
     body = load_body(path)
     height_m = body.v_template[:, 1].max() - body.v_template[:, 1].min()
     log.info(
@@ -64,8 +54,7 @@ def main(job: Job) -> None:
         body.name, len(body.v_template), len(body.faces), len(body.parents), body.shapedirs.shape[2], height_m, path,
     )  # fmt: skip
     if job.sheet:
-        picture = cv2.imencode(".png", body_sheet(body)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
-        storage.write_bytes(str(job.sheet), picture.tobytes())
+        draw_sheet(body, job.sheet)
         log.info("sheet: %s", job.sheet)
 
 

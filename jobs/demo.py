@@ -5,7 +5,7 @@ Writes  <out>              report.html, report-coco.html, summary.json, and a ru
 Costs   quick: under 12 minutes and 6 GB on two CPU cores; evening: under 90 minutes
 
     python jobs/demo.py
-    python jobs/demo.py --coco-annotations person_keypoints_val2017.json --coco-images val2017
+    python jobs/demo.py --out demo-coco --coco-annotations person_keypoints_val2017.json --coco-images val2017
     python jobs/demo.py --preset evening --out demo-evening
 """
 
@@ -42,7 +42,8 @@ def main(job: Job) -> None:
     coco = Coco(job.coco_annotations, job.coco_images) if job.coco_annotations and job.coco_images else None
     if coco:
         check_coco(coco)
-    run = open_run(job.out, job="demo", settings={"preset": job.preset, "coco": coco})
+    inputs = [coco.annotations, coco.images] if coco else []
+    run = open_run(job.out, job="demo", settings={"preset": job.preset}, inputs=inputs, resume=True)
     if run.finished:
         log.info("%s is complete already; its report is %s", job.out, run.path("report.html"))
         return
@@ -67,9 +68,10 @@ def table(summary: dict[str, Any]) -> list[str]:
         lines.append(f"  f without any 3D    {without:7.1f} mm   {without / error['mean_pose']:.2f} of it")
     if "coco" in summary:
         coco = summary["coco"]
+        error_px = coco["median_reprojection_error_px"]
         lines.append(
             f"COCO: {coco['persons']} people, {coco['labelled']} labelled, {coco['quarantined']} quarantined, "
-            f"median reprojection error {coco['median_reprojection_error_px']:.1f} px, "
+            f"median reprojection error {'–' if error_px is None else f'{error_px:.1f}'} px, "
             f"{coco['flagged_high_reprojection']} flagged"
         )
     lines += ["", "stage                                        seconds"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import tyro
 
@@ -33,7 +32,7 @@ class Job:
     world: tyro.conf.OmitArgPrefixes[World] = field(default_factory=World)
     body: str = "full"
     """Body to draw: full, low (coarse, faster), or a file (.npz, .pkl)."""
-    sheet: Path | None = None
+    sheet: str | None = None
     """Also write contact sheets (open_world.png, open_world_truth.png, poses.png) into this folder."""
 
 

@@ -1,6 +1,6 @@
 """Train the pose prior: VPoser, 21 body joints and a 32-dimensional latent code.
 
-Reads   poses              from the built-in generator, a folder of BVH clips, a folder of AMASS .npz files
+Reads   poses              from the built-in generator, a folder of BVH clips, a folder of AMASS clips
 Writes  <out>              run.json, vposer.safetensors
 
     python jobs/train_prior.py --out runs/prior
@@ -30,7 +30,7 @@ class Job:
     bvh: Path | None = None
     """Folder of BVH motion capture clips (CMU's skeleton)."""
     amass: Path | None = None
-    """Folder of AMASS .npz files."""
+    """Folder of AMASS clips (*_poses.npz, *_stageii.npz)."""
     body: str = "low"
     """Body on which poses are compared: low, full, or a file (.npz, .pkl)."""
     training: PriorTraining = field(default_factory=PriorTraining)
@@ -38,12 +38,12 @@ class Job:
 
 def main(job: Job) -> None:
     body = find_body(job.body)
-    poses = gather_poses(job.training, bvh_dir=job.bvh, amass_dir=job.amass)
     inputs = [str(path) for path in (job.bvh, job.amass, body) if path]
     run = open_run(job.out, job="train_prior", settings=job.training, inputs=inputs)
     if run.finished:
         log.info("%s is complete already", job.out)
         return
+    poses = gather_poses(job.training, bvh_dir=job.bvh, amass_dir=job.amass)
     log.info("learning from %d poses", len(poses))
     found = train_prior(run, poses=poses, body=body, training=job.training)
     run.finish(result=found)

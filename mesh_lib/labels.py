@@ -31,7 +31,7 @@ def make_labels(
     bbox_xywh_px: Float[Tensor, "batch 4"],
     keypoints_2d_px: Float[Tensor, "batch 33 3"],
 ) -> dict[str, np.ndarray]:
-    """Columns of the pseudo_gt table (docs/data.md) for a batch of crops.
+    """Columns of the pseudo_gt table (docs/data.md) for a batch of crops; one without values (batch, 0) is null.
 
     box is the crop's box in the picture, bbox the person's, keypoints the given 2D truth in BODY33 order
     (confidence 0 where unknown). All arithmetic behind the network is float64, so that labels do not round.
@@ -68,7 +68,7 @@ def make_labels(
         "reprojection_error_px": error_px,
         "reprojection_error_box": error_px / side,
         "keypoints_used": seen.sum(dim=1),
-        "pose_prior_norm": answer.z.norm(dim=1),
+        "pose_prior_norm": answer.z.norm(dim=1) if answer.z.shape[1] else answer.z,
         "shape_norm": answer.betas.norm(dim=1),
         "confidence": near.sum(dim=1) / seen.sum(dim=1).clamp_min(1),
     }
@@ -90,7 +90,7 @@ def flags(label: dict[str, np.ndarray], row: int, *, image_size: Sequence[int]) 
     x, y, w, h = label["crop_box_xywh_px"][row]
     found: dict[str, Any] = {
         "high_reprojection": label["reprojection_error_box"][row] > HIGH_REPROJECTION,
-        "implausible_pose": label["pose_prior_norm"][row] > IMPLAUSIBLE_POSE,
+        "implausible_pose": (label["pose_prior_norm"][row] > IMPLAUSIBLE_POSE).any(),
         "implausible_shape": np.abs(label["betas"][row]).max() > IMPLAUSIBLE_SHAPE,
         "few_keypoints": label["keypoints_used"][row] < FEW_KEYPOINTS,
         "crop_leaves_image": x < 0 or y < 0 or x + w > image_size[0] or y + h > image_size[1],

@@ -35,6 +35,7 @@ class Truth:
     smpl_transl_m: Float[Tensor, "batch 3"]
     smpl_valid: Bool[Tensor, " batch"]
     focal_px: Float[Tensor, "batch 2"]
+    """0 where the camera is unknown."""
     princpt_px: Float[Tensor, "batch 2"]
     affine: Float[Tensor, "batch 2 3"]
     """Image pixels to crop pixels, augmentation included."""
@@ -42,9 +43,6 @@ class Truth:
     rotation_rad: Float[Tensor, " batch"]
     weak: Bool[Tensor, " batch"]
     """True where only 2D supervises the sample (in the wild)."""
-
-    def to(self, device: torch.device | str) -> Truth:
-        return Truth(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,8 @@ class Targets:
     joints_rel_valid: Float[Tensor, "batch 33"]
     mesh_crop_px: Float[Tensor, "batch 33 2"]
     """Joints of the truth's mesh, projected."""
+    mesh_crop_valid: Float[Tensor, " batch"]
+    """0 too where the camera is unknown, so that nothing can be projected."""
     mesh_rel_m: Float[Tensor, "batch 33 3"]
     mesh_valid: Float[Tensor, " batch"]
     rotmats: Float[Tensor, "batch 24 3 3"]
@@ -87,6 +87,7 @@ def make_targets(truth: Truth, *, keypoints: KeypointLayer) -> Targets:
         keypoints_valid=swap(valid_2d.float()[..., None], truth.flip, BODY33)[..., 0],
         joints_rel_m=swap(turn_points(joints_rel_m, truth), truth.flip, BODY33),
         joints_rel_valid=swap(valid_3d.float()[..., None], truth.flip, BODY33)[..., 0],
+        mesh_crop_valid=mesh_valid.float() * (truth.focal_px > 0).all(dim=1),
         mesh_crop_px=swap(warp_points(mesh_px, truth), truth.flip, BODY33),
         mesh_rel_m=swap(turn_points(mesh_m - mesh_m[:, pelvis, None], truth), truth.flip, BODY33),
         mesh_valid=mesh_valid.float(),

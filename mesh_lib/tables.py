@@ -16,8 +16,6 @@ import pyarrow as pa
 from mesh_lib.body.joints import BODY33, JOINT_SETS, SMPL24, JointSet
 
 SCHEMA_VERSION = "1"
-SUPERVISION = ("mocap", "itw_2d", "itw_3d", "none")
-"""Who measured the truth: a studio (3D), nobody (2D in the wild), sensors in the wild (3D); or evaluation only."""
 
 OK = "ok"
 QUARANTINE = {
@@ -51,9 +49,10 @@ CAMERA = pa.struct(
 """Perspective camera of the whole image; rotation and translation take the dataset's world to the camera."""
 
 
-def samples_schema(joint_set: JointSet) -> pa.Schema:
-    """One row a person (docs/data.md). Keypoints follow `joint_set`."""
+def samples_schema(joint_set: JointSet, *, body_sha256: str | None = None) -> pa.Schema:
+    """One row a person (docs/data.md). Keypoints follow `joint_set`, `smpl_*` the body of that file."""
     joints = len(joint_set)
+    body = {} if body_sha256 is None else {"body_sha256": body_sha256}
     return pa.schema(
         [
             pa.field("sample_id", pa.string(), nullable=False),
@@ -80,7 +79,7 @@ def samples_schema(joint_set: JointSet) -> pa.Schema:
             ("supervision", pa.string()),
         ],
         metadata={"table": "samples", "schema_version": SCHEMA_VERSION, "joint_set": joint_set.name,
-                  "joint_names": ",".join(joint_set.names)},
+                  "joint_names": ",".join(joint_set.names), **body},
     )  # fmt: skip
 
 
@@ -135,11 +134,12 @@ def check_keys(ids: Sequence[str]) -> None:
         seen[key] = sample_id
 
 
-def samples_table(rows: Sequence[Mapping[str, Any]], joint_set: JointSet) -> pa.Table:
+def samples_table(
+    rows: Sequence[Mapping[str, Any]], joint_set: JointSet, *, body_sha256: str | None = None
+) -> pa.Table:
     """Rows (arrays of any shape, missing keys become null) as a samples table; fills in `sample_key`."""
-    return rows_to_table(
-        [{**row, "sample_key": sample_key(row["sample_id"])} for row in rows], samples_schema(joint_set)
-    )
+    rows = [{**row, "sample_key": sample_key(row["sample_id"])} for row in rows]
+    return rows_to_table(rows, samples_schema(joint_set, body_sha256=body_sha256))
 
 
 def rows_to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -180,6 +180,12 @@ def numpy_column(table: pa.Table, name: str, *, missing: float = np.nan) -> np.n
 
 def table_kind(schema: pa.Schema) -> str:
     return (schema.metadata or {}).get(b"table", b"unknown").decode()
+
+
+def bodies_of(schema: pa.Schema) -> set[str]:
+    """SHA-256 of the body file that a samples file's `smpl_*` speak of; empty where it names none."""
+    body = (schema.metadata or {}).get(b"body_sha256")
+    return {body.decode()} if body else set()
 
 
 def joint_set_of(schema: pa.Schema, *, where: str) -> JointSet:

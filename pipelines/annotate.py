@@ -16,12 +16,12 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from mesh_lib import tables
-from mesh_lib.body.joints import JointSet
+from mesh_lib.body.joints import BODY33, JointSet
 from mesh_lib.datasets.images import BadImage
 from mesh_lib.labels import failure, flags, make_labels
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
-from mesh_lib.supervision import to_body33
 from pipelines import annotators, runs, storage
+from pipelines.bodies import BODY
 from pipelines.stream import cut, open_source
 
 log = logging.getLogger(__name__)
@@ -55,10 +55,10 @@ def annotate(run: runs.Run, *, samples: str, annotator: str, stage: AnnotateStag
     """
     samples, annotator = storage.absolute(samples), storage.absolute(annotator)
     source = open_source(samples)
-    config = annotators.load_annotator(annotator).config
+    config = annotators.load_config(annotator)
     system, _ = storage.resolve(samples)
     target, folder = storage.resolve(run.path(LABELS))
-    storage.write_bytes(run.path(annotators.BODY), storage.read_bytes(storage.join(annotator, annotators.BODY)))
+    storage.write_bytes(run.path(BODY), storage.read_bytes(storage.join(annotator, BODY)))
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     files = sorted({file for file, _, _ in source.groups})
     rows = ray.data.read_parquet(files, filesystem=system, shuffle=None).select_columns(list(COLUMNS))
@@ -128,7 +128,7 @@ def _prepare(table: pa.Table, *, config: Pose2PoseConfig, joint_set: JointSet) -
         "box": np.ones((rows, 4)),
         "bbox": np.nan_to_num(tables.numpy_column(table, "bbox_xywh_px", missing=0.0)),
         "image_size": tables.numpy_column(table, "image_size", missing=0),
-        "keypoints": to_body33(np.nan_to_num(keypoints), joint_set).astype(np.float32),
+        "keypoints": BODY33.take_from(np.nan_to_num(keypoints), joint_set).astype(np.float32),
     }
     for i in range(rows):
         if reason := _unusable(keypoints[i], table, i):

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from mesh_lib.body.files import Body, load_body
 from mesh_lib.nets.annotator import Annotator
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from mesh_lib.nets.vposer import VPoser
 from pipelines import runs, storage
+from pipelines.bodies import load_body_of
 
 WEIGHTS = "annotator.safetensors"
 MODEL = "model.json"
-BODY = "body.npz"
 PRIOR_WEIGHTS = "vposer.safetensors"
 
 
@@ -40,16 +37,20 @@ def load_annotator(folder: str) -> Annotator:
 
     Raises ValueError for a folder that is no such run, and for weights of another architecture.
     """
+    annotator = Annotator(load_config(folder), body=load_body_of(folder), vposer=VPoser())
+    load_weights(annotator, storage.join(folder, WEIGHTS))
+    return annotator.eval()
+
+
+def load_config(folder: str) -> Pose2PoseConfig:
+    """The model settings of a finished run. Raises ValueError for a folder that is no such run."""
     runs.load_run(folder, job="train_annotator")
     settings: dict[str, Any] = storage.read_json(storage.join(folder, MODEL))
     settings.pop("kind", None)
     try:
-        config = Pose2PoseConfig(**settings)
+        return Pose2PoseConfig(**settings)
     except TypeError as error:
         raise ValueError(f"{folder}/{MODEL} has settings that this version does not know: {error}") from None
-    annotator = Annotator(config, body=load_body_of(folder), vposer=VPoser())
-    load_weights(annotator, storage.join(folder, WEIGHTS))
-    return annotator.eval()
 
 
 def load_weights(annotator: Annotator, path: str) -> None:
@@ -71,14 +72,6 @@ def load_weights(annotator: Annotator, path: str) -> None:
             + f"\n  fix: the model settings beside the weights ({MODEL}) must be those it was trained with"
         )
     annotator.load_state_dict(state, strict=False)  # what is left is the body's own, just checked by name
-
-
-def load_body_of(folder: str) -> Body:
-    """The body file that stands in a run folder."""
-    with tempfile.TemporaryDirectory() as scratch:
-        local = Path(scratch) / BODY
-        local.write_bytes(storage.read_bytes(storage.join(folder, BODY)))
-        return load_body(local)
 
 
 def weights_sha256(folder: str) -> str:

@@ -57,6 +57,7 @@ def connect() -> None:
             )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # a mistake found in a task is told as one found here
     if Unhurried not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(Unhurried)
     # Small inputs have few tasks.

@@ -5,19 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import ray
 
-from mesh_lib.body.files import load_body
 from mesh_lib.losses.pose2pose import Pose2PoseLossConfig
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from pipelines import storage
 from pipelines.annotate import AnnotateStage, annotate
-from pipelines.bodies import cached_body
+from pipelines.bodies import cached_body, load_body_of
 from pipelines.cluster import connect
 from pipelines.ingest import IngestStage, ingest_coco, read_coco
 from pipelines.measure import PeakMemory
@@ -154,69 +153,96 @@ def _summary(score: Score, control: Score | None, pages: dict[str, Page]) -> dic
 
 @dataclass
 class _Line:
-    """The stages, each in a run folder of its own inside the demo's."""
+    """The stages, each in a run folder of its own inside the demo's; one that is complete there is not redone."""
 
     run: Run
     chosen: Plan
     coco: Coco | None
     bodies: dict[str, Path] = field(default_factory=dict)
 
-    def begin(self, name: str) -> Run:
-        return open_run(self.run.path(name), job=_JOBS[name.split("-")[0]], settings={})
+    def path(self, name: str) -> str:
+        return self.run.path(name)
+
+    def stage(
+        self, name: str, work: Callable[[Run], dict[str, Any]], *, settings: Any = None, inputs: Sequence[str | Path]
+    ) -> None:
+        """Do the work in the run folder `name`, finished with what it returns."""
+        stage = open_run(self.path(name), job=_JOBS[name.split("-")[0]], settings=settings, inputs=inputs)
+        if stage.finished:
+            log.info("      done by an earlier start")
+        else:
+            stage.finish(**work(stage))
 
     def build_bodies(self) -> None:
         build = ray.remote(max_calls=1)(cached_body)  # what anny holds in memory goes with its process
         self.bodies = {name: ray.get(build.remote(name)) for name in ("full", "low")}
 
     def render_world(self) -> None:
-        stage = self.begin("world")
-        stage.finish(result=synthesize(stage, world=self.chosen.world, body=self.bodies["full"]))
+        world, body = self.chosen.world, self.bodies["full"]
+        self.stage(
+            "world", lambda run: {"result": synthesize(run, world=world, body=body)}, settings=world, inputs=[body]
+        )
 
     def train_prior(self) -> None:
-        stage = self.begin("prior")
-        poses = gather_poses(self.chosen.prior, bvh_dir=None, amass_dir=None)
-        stage.finish(result=train_prior(stage, poses=poses, body=self.bodies["low"], training=self.chosen.prior))
+        training, body = self.chosen.prior, self.bodies["low"]
+
+        def work(run: Run) -> dict[str, Any]:
+            poses = gather_poses(training, bvh_dir=None, amass_dir=None)
+            return {"result": train_prior(run, poses=poses, body=body, training=training)}
+
+        self.stage("prior", work, settings=training, inputs=[body])
 
     def ingest_pictures(self) -> None:
         assert self.coco
-        stage = self.begin("coco")
-        found = ingest_coco(
-            stage, annotations=self.coco.annotations, images=self.coco.images, dataset="coco", split="demo",
-            stage=IngestStage(),
-        )  # fmt: skip
-        stage.finish(result=found)
+        annotations, images, stage = self.coco.annotations, self.coco.images, IngestStage()
+
+        def work(run: Run) -> dict[str, Any]:
+            return {
+                "result": ingest_coco(
+                    run, annotations=annotations, images=images, dataset="coco", split="demo", stage=stage
+                )
+            }
+
+        self.stage("coco", work, settings=stage, inputs=[annotations, images])
 
     def train(self, name: str, training: AnnotatorTraining) -> None:
-        stage = self.begin(name)
-        path = self.run.path
-        weak = [path("world", "street")]
+        strong, weak = [self.path("world/studio"), self.path("world/street3d")], [self.path("world/street")]
         # f learns from the pictures that it will label, by their 2D (NeuralAnnot), if they do not crowd out the street.
-        if self.coco and open_source(path("coco")).rows <= LARGEST_SHARE * self.chosen.world.street:
-            weak.append(path("coco"))
-        last = train_annotator(
-            stage, strong=[path("world", "studio"), path("world", "street3d")], weak=weak,
-            prior=path("prior"), body=str(self.bodies["full"]), training=training,
-        )  # fmt: skip
-        stage.finish(result=last)
+        if self.coco and open_source(self.path("coco")).rows <= LARGEST_SHARE * self.chosen.world.street:
+            weak.append(self.path("coco"))
+        prior, body = self.path("prior"), self.bodies["full"]
+
+        def work(run: Run) -> dict[str, Any]:
+            last = train_annotator(run, strong=strong, weak=weak, prior=prior, body=str(body), training=training)
+            return {"result": last}
+
+        self.stage(name, work, settings=training, inputs=[*strong, *weak, prior, body])
 
     def label(self, annotator: str, samples: str, name: str) -> None:
-        stage, samples = self.begin(name), self.run.path(samples)
-        counts = annotate(stage, samples=samples, annotator=self.run.path(annotator), stage=AnnotateStage())
-        stage.finish(counts=dict(counts), samples=samples)
+        annotator, samples = self.path(annotator), self.path(samples)
+
+        def work(run: Run) -> dict[str, Any]:
+            counts = annotate(run, samples=samples, annotator=annotator, stage=AnnotateStage())
+            return {"counts": dict(counts), "samples": samples}
+
+        self.stage(name, work, inputs=[samples, annotator])
 
     def score(self, name: str) -> Score:
-        truth, reference = self.run.path("world/truth/street"), self.run.path("world/truth/studio")
-        body = load_body(self.bodies["full"])
-        return score_labels(labels=self.run.path(name), truth=truth, reference=reference, body=body)
+        truth, reference = self.path("world/truth/street"), self.path("world/truth/studio")
+        return score_labels(
+            labels=self.path(name), truth=truth, reference=reference, body=load_body_of(self.path(name))
+        )
 
     def write_pages(self) -> dict[str, Page]:
         wanted = {"street": ("world/street", "report.html")}
         if self.coco:
             wanted["coco"] = ("coco", "report-coco.html")
-        pages, path = {}, self.run.path
+        pages = {}
         for name, (samples, file) in wanted.items():
-            pages[name] = make_report(labels=path(f"labels-{name}"), samples=path(samples), title=f"Labels of {name}")
-            storage.write_bytes(path(file), pages[name].html.encode())
+            pages[name] = make_report(
+                labels=self.path(f"labels-{name}"), samples=self.path(samples), title=f"Labels of {name}"
+            )
+            storage.write_bytes(self.path(file), pages[name].html.encode())
         return pages
 
 

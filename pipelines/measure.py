@@ -37,10 +37,17 @@ class PeakMemory:
         highest = 0
         while not self._stop.wait(self._every_s):
             infos = _each(lambda process: process.memory_info())
-            estimate = sum(info.rss - info.shared for info in infos) + max(info.shared for info in infos)
+            shared = [getattr(info, "shared", 0) for info in infos]  # Linux alone tells
+            estimate = sum(info.rss for info in infos) - sum(shared) + max(shared)
             if estimate > 1.02 * highest:
                 highest = estimate
-                self.peak_gb = max(self.peak_gb, sum(_each(lambda process: process.memory_full_info().pss)) / GB)
+                self.peak_gb = max(self.peak_gb, sum(_each(_own_bytes)) / GB)
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    """The process' share of what it holds; elsewhere than on Linux, what it alone holds."""
+    info = process.memory_full_info()
+    return getattr(info, "pss", info.uss)
 
 
 def _each(measure: Callable[[psutil.Process], Any]) -> list[Any]:

@@ -24,8 +24,9 @@ from mesh_lib.body.layer import BodyLayer
 from mesh_lib.datasets.images import BadImage, decode, encode_jpeg
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
 from mesh_lib.render.overlay import overlay, side_view
-from pipelines import annotators, storage
+from pipelines import storage
 from pipelines.annotate import LABELS, count_labels
+from pipelines.bodies import load_body_of
 from pipelines.stream import Source, open_source, read_group
 
 matplotlib.use("Agg")
@@ -64,7 +65,7 @@ def make_report(*, labels: str, samples: str, title: str, seed: int = 0) -> Page
         if counts[tables.OK]
         else tables.rows_to_table([], tables.PSEUDO_GT).select(TEXT_COLUMNS)
     )
-    body = annotators.load_body_of(labels)
+    body = load_body_of(labels)
     error = made.column("reprojection_error_px").to_numpy()
     order = np.argsort(-np.nan_to_num(error, nan=-1.0), kind="stable")
     some = np.sort(np.random.default_rng(seed).permutation(len(made))[:CELLS])
@@ -79,7 +80,7 @@ def make_report(*, labels: str, samples: str, title: str, seed: int = 0) -> Page
         ("samples", f"{counts.total():,}"),
         ("labelled", f"{counts[tables.OK]:,}"),
         ("quarantined", f"{counts.total() - counts[tables.OK]:,}"),
-        ("median reprojection error", "–" if median is None else f"{median:.1f} px"),
+        ("median reprojection error", f"{_number(median)} px"),
         ("flagged high_reprojection", f"{flag_counts['high_reprojection']:,}"),
     ]
     sheets = [
@@ -177,9 +178,13 @@ def _cell(sample: dict[str, Any], label: dict[str, Any], layer: BodyLayer, body:
         "name": label["sample_id"],
         "image": _inline(encode_jpeg(np.concatenate([drawn, front, side], axis=1), quality=82), "jpeg"),
         "text": f"{label['reprojection_error_px']:.1f} px, {label['reprojection_error_box']:.1%} of the box; "
-        f"‖z‖ {label['pose_prior_norm']:.1f}, ‖betas‖ {label['shape_norm']:.1f}",
+        f"‖z‖ {_number(label['pose_prior_norm'])}, ‖betas‖ {_number(label['shape_norm'])}",
         "flags": ", ".join(label["flags"]),
     }
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
 
 
 def _histograms(made: pa.Table) -> str:

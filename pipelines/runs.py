@@ -17,7 +17,7 @@ from typing import Any
 from pipelines import storage
 
 RUN_FILE = "run.json"
-HOW_WIDE = {"actors", "workers", "readers", "num_cpus"}
+HOW_WIDE = {"actors", "readers"}
 """Settings that change how a run is spread over machines, never what it makes: a re-run may differ in them."""
 
 
@@ -39,11 +39,15 @@ class Run:
         storage.write_json(self.path(RUN_FILE), record | {"status": "complete", "finished": now()} | counts)
 
 
-def open_run(out: str | Path, *, job: str, settings: Any, inputs: Sequence[str | Path] = ()) -> Run:
+def open_run(
+    out: str | Path, *, job: str, settings: Any, inputs: Sequence[str | Path] = (), resume: bool = False
+) -> Run:
     """Create the run folder `out`, or take up the equal run that stands there.
 
     A complete equal run comes back `finished`. An interrupted equal run starts over in its folder, its
-    partial output deleted. Raises ValueError where the folder holds another run, or files that no run made.
+    partial output deleted; with `resume` the output is kept, and the caller goes on with it. Another run gives way
+    only where it was interrupted before it made anything. Raises ValueError where the folder holds another run,
+    or files that no run made.
     """
     out = storage.absolute(out)
     record: dict[str, Any] = {
@@ -53,7 +57,8 @@ def open_run(out: str | Path, *, job: str, settings: Any, inputs: Sequence[str |
     }
     if storage.exists(storage.join(out, RUN_FILE)):
         found = storage.read_json(storage.join(out, RUN_FILE))
-        if differences := _differences({key: found.get(key) for key in record}, record):
+        differences = _differences({key: found.get(key) for key in record}, record)
+        if differences and not _made_nothing(out, found):
             raise ValueError(
                 f"{out} holds another run ({found.get('job')}, {found.get('status')}):\n  "
                 + "\n  ".join(differences)
@@ -61,8 +66,10 @@ def open_run(out: str | Path, *, job: str, settings: Any, inputs: Sequence[str |
             )
         if found["status"] == "complete":
             return Run(out, found["run_id"], finished=True)
+        if resume and not differences:
+            return Run(out, found["run_id"], finished=False)
         storage.delete_contents(out)
-    elif storage.exists(out) and storage.list_files(out):
+    elif not storage.is_empty(out):
         raise ValueError(
             f"{out} holds files that no run of annomesh made (it has no {RUN_FILE})\n"
             "  fix: choose a new or empty output folder"
@@ -73,6 +80,13 @@ def open_run(out: str | Path, *, job: str, settings: Any, inputs: Sequence[str |
         record | {"status": "running", "run_id": run.run_id, "started": now(), "code": code_version()},
     )
     return run
+
+
+def _made_nothing(out: str, record: dict[str, Any]) -> bool:
+    """An interrupted run with nothing to lose: a mistake that showed at once must not take the folder."""
+    return record.get("status") == "running" and all(
+        path.rpartition("/")[2] == RUN_FILE for path, _ in storage.list_files(out)
+    )
 
 
 def load_run(folder: str | Path, *, job: str) -> dict[str, Any]:
@@ -108,24 +122,33 @@ def plain(settings: Any) -> Any:
     return settings if isinstance(settings, (str, int, float, bool, type(None))) else str(settings)
 
 
-def fingerprint(path: str) -> str:
-    """What an input was: the id of the run that made it, else a hash of its file names and sizes."""
+def run_of(path: str) -> dict[str, Any] | None:
+    """run.json of the run that made a folder: its own, or that of the folder around it; None where no run did."""
     for folder in (path, path.rstrip("/").rpartition("/")[0]):
         if folder and storage.exists(storage.join(folder, RUN_FILE)):
-            return f"run {storage.read_json(storage.join(folder, RUN_FILE)).get('run_id')}"
+            return storage.read_json(storage.join(folder, RUN_FILE))
+    return None
+
+
+def fingerprint(path: str) -> str:
+    """What an input was: the id of the run that made it, else a hash of its file names and sizes."""
+    if record := run_of(path):
+        return f"run {record.get('run_id')}"
     if not storage.exists(path):
         raise ValueError(f"no such input: {path}")
     return hashlib.sha256(json.dumps(storage.list_files(path)).encode()).hexdigest()
 
 
 def code_version() -> dict[str, str]:
-    """Versions of what decides the result, and the commit of a source checkout."""
+    """Versions of what decides the result, and the commit of a source checkout (else a hash of the sources)."""
     root = Path(__file__).parents[1]
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        commit = "unknown (not a git checkout)"
+        sources = sorted(path for room in ("jobs", "pipelines", "mesh_lib") for path in (root / room).rglob("*.py"))
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+        commit = f"no git checkout; sources sha256 {digest}"
     packages = {name: version(name) for name in ("torch", "ray", "pyarrow", "numpy", "opencv-python-headless")}
     return {"commit": commit, "python": platform.python_version(), **packages}
 

@@ -14,7 +14,7 @@ from mesh_lib.body.joints import LSP14
 from mesh_lib.body.layer import KeypointLayer
 from mesh_lib.geometry.align import align_similarity
 from mesh_lib.geometry.rotations import mean_rotation, rotvec_to_rotmat
-from mesh_lib.metrics.joints import MM_PER_M, mpjpe_mm
+from mesh_lib.metrics.joints import MM_PER_M, pa_mpjpe_mm
 from pipelines import storage
 
 
@@ -60,14 +60,13 @@ def score_labels(*, labels: str, truth: str, reference: str, body: Body) -> Scor
     pose = rotvec_to_rotmat(_column(mean, "body_pose").unflatten(1, (23, 3)))
     rotmats = torch.cat([torch.eye(3)[None], mean_rotation(pose)])
     constant = layer(rotmats=rotmats[None], betas=_column(mean, "betas").mean(dim=0, keepdim=True))
-    yardstick = align_similarity(moving=constant.expand_as(target), fixed=target)
     return Score(
         samples=len(mine),
-        pa_mpjpe_mm=mpjpe_mm(predicted_m=aligned, target_m=target).mean().item(),
+        pa_mpjpe_mm=pa_mpjpe_mm(predicted_m=predicted, target_m=target).mean().item(),
         pa_x_mm=per_axis[0].item(),
         pa_y_mm=per_axis[1].item(),
         pa_z_mm=per_axis[2].item(),
-        mean_pose_pa_mpjpe_mm=mpjpe_mm(predicted_m=yardstick, target_m=target).mean().item(),
+        mean_pose_pa_mpjpe_mm=pa_mpjpe_mm(predicted_m=constant.expand_as(target), target_m=target).mean().item(),
     )
 
 

@@ -20,17 +20,23 @@ MANIFESTS = ("_", ".")
 
 def resolve(path: str) -> tuple[fs.FileSystem, str]:
     """File system and path inside it. Raises ValueError for a scheme that nobody serves."""
-    path = str(path)
+    path = absolute(path)
     if "://" not in path:
-        path = str(fs.LocalFileSystem().normalize_path(path))
-        return fs.LocalFileSystem(), path
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if path.startswith("s3://") and endpoint:
-        return _s3_at(endpoint), path.removeprefix("s3://")
+        return fs.LocalFileSystem(), str(fs.LocalFileSystem().normalize_path(path))
     try:
+        if path.startswith("s3://"):
+            inner = path.removeprefix("s3://")
+            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+            return (_s3_at(endpoint) if endpoint else _s3_of(inner.partition("/")[0])), inner
         return fs.FileSystem.from_uri(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"cannot open {path}: {error}") from error
+
+
+@lru_cache(maxsize=16)
+def _s3_of(bucket: str) -> fs.FileSystem:
+    """AWS, in the bucket's own region. One client a bucket: opening one costs a round trip."""
+    return fs.FileSystem.from_uri(f"s3://{bucket}")[0]
 
 
 @lru_cache(maxsize=4)
@@ -132,6 +138,12 @@ def read_json(path: str) -> Any:
         return json.loads(read_bytes(path))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def is_empty(folder: str) -> bool:
+    """No file and no folder is there, hidden ones included."""
+    system, inner = resolve(folder)
+    return not system.get_file_info(fs.FileSelector(inner, allow_not_found=True))
 
 
 def delete_contents(folder: str) -> None:

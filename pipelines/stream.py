@@ -57,6 +57,8 @@ class Source:
     joint_set: JointSet
     groups: tuple[tuple[str, int, int], ...]
     """(file, row group, rows)"""
+    bodies: frozenset[str]
+    """SHA-256 of the body files whose parameters `smpl_*` holds, as far as the files name them."""
 
     @property
     def rows(self) -> int:
@@ -64,10 +66,19 @@ class Source:
 
 
 def open_source(path: str) -> Source:
-    """Look at a dataset's files, not its rows. Raises ValueError where it is absent, empty, or not samples."""
+    """Look at a dataset's files, not its rows.
+
+    Raises ValueError where it is absent, empty, not samples, or the half-written output of an interrupted run.
+    """
     path = storage.absolute(path)
+    run = runs.run_of(path)
+    if run and run.get("status") != "complete":
+        raise ValueError(
+            f"the samples at {path} are incomplete: their run of {run.get('job')} is {run.get('status')}\n"
+            f"  fix: run jobs/{run.get('job')}.py with the same settings again; it takes up its folder"
+        )
     system, _ = storage.resolve(path)
-    groups, joint_set = [], None
+    groups, joint_set, bodies = [], None, set()
     for file in storage.parquet_files(path):
         try:
             info = pq.ParquetFile(system.open_input_file(file))
@@ -77,12 +88,13 @@ def open_source(path: str) -> Source:
         if joint_set is not None and found != joint_set:
             raise ValueError(f"{path} mixes joint sets: {joint_set.name} and, in {file}, {found.name}")
         joint_set = found
+        bodies |= tables.bodies_of(info.schema_arrow)
         meta = info.metadata
         rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
         groups += [(file, i, count) for i, count in enumerate(rows) if count]
     if joint_set is None or not groups:
         raise ValueError(f"no samples at {path}: its {len(storage.parquet_files(path))} files hold no row")
-    return Source(path, joint_set, tuple(groups))
+    return Source(path, joint_set, tuple(groups), frozenset(bodies))
 
 
 def read_group(path: str, file: str, group: int, columns: Sequence[str] | None = None) -> pa.Table:

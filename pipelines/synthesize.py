@@ -6,6 +6,7 @@ import dataclasses
 import io
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,21 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from mesh_lib import tables
-from mesh_lib.body.files import load_body
+from mesh_lib.body.files import Body, load_body
 from mesh_lib.body.joints import BODY33
-from mesh_lib.datasets import amass, bvh
 from mesh_lib.world.backgrounds import find_photos
 from mesh_lib.world.poses import Poses
 from mesh_lib.world.scenes import DOMAINS, Domain, OpenWorld, Sample
 from mesh_lib.world.sheets import domain_sheet, png, pose_sheet
 from pipelines import runs, storage
+from pipelines.bodies import load_body_of, put_body
+from pipelines.mocap import gather_clips
 
 log = logging.getLogger(__name__)
 
 SHARD_ROWS = 250
 TRUTH = "truth"
 MOCAP_FILE = "_mocap.npz"
-MOCAP_FRAMES_PER_S = 10.0
-"""Motion capture is far denser in time than in poses."""
 
 SUPERVISION = {"studio": "mocap", "street": "itw_2d", "street3d": "itw_3d", "street_test": "none"}
 
@@ -75,21 +75,21 @@ class World:
     size: int = 256
     """Side of the pictures in pixels."""
     seed: int = 0
-    """The same seed makes the same world, with any number of workers."""
+    """The same seed makes the same world, with any number of actors."""
     backgrounds: Path | None = None
     """Folder of your own photos, in place of the drawn places of the street domains."""
     bvh: Path | None = None
     """Folder of .bvh clips: half of the people then take their poses from motion capture."""
     amass: Path | None = None
     """Folder of AMASS clips, for the same."""
-    workers: int = 2
-    """Actors that draw at the same time."""
+    actors: int = 2
+    """Processes that draw at the same time."""
 
     def __post_init__(self) -> None:
         if min(self.studio, self.street, self.street3d, self.street_test) < 0 or not sum(self.counts().values()):
             raise ValueError("the domains' sizes are whole numbers from 0 on, and not all 0")
-        if self.size < 64 or self.workers < 1 or self.seed < 0:
-            raise ValueError("size is at least 64 pixels, workers at least 1, the seed at least 0")
+        if self.size < 64 or self.actors < 1 or self.seed < 0:
+            raise ValueError("size is at least 64 pixels, actors at least 1, the seed at least 0")
 
     def counts(self) -> dict[Domain, int]:
         return {domain: getattr(self, domain) for domain in DOMAINS}
@@ -100,14 +100,13 @@ def synthesize(run: runs.Run, *, world: World, body: str | Path) -> dict[str, An
 
     Raises ValueError for folders without photos or clips, and for unreadable ones.
     """
-    body = storage.absolute(body)
-    load_body(body)  # a missing body is one clear error here, not one in every actor
+    put_body(body, run.folder)
     if world.backgrounds:
         backgrounds = Path(storage.absolute(world.backgrounds))
         find_photos(backgrounds)
         world = dataclasses.replace(world, backgrounds=backgrounds)
-    mocap = gather_mocap(world.bvh, world.amass)
-    if mocap is not None:
+    mocap = gather_clips(bvh_dir=world.bvh, amass_dir=world.amass)
+    if mocap:
         storage.write_bytes(run.path(MOCAP_FILE), _pack(mocap))
     blocks = [
         {"domain": domain, "first": first, "count": min(SHARD_ROWS, count - first)}
@@ -116,10 +115,10 @@ def synthesize(run: runs.Run, *, world: World, body: str | Path) -> dict[str, An
     ]
     done = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
         DrawShard,
-        fn_constructor_args=(run.folder, world, body, mocap is not None),
+        fn_constructor_args=(run.folder, world, bool(mocap)),
         batch_size=1,
         batch_format="numpy",
-        compute=ActorPoolStrategy(size=min(world.workers, len(blocks))),
+        compute=ActorPoolStrategy(size=min(world.actors, len(blocks))),
     )
     rows: Counter[str] = Counter()
     for written in done.iter_rows():
@@ -130,57 +129,40 @@ def synthesize(run: runs.Run, *, world: World, body: str | Path) -> dict[str, An
     return {"rows": dict(rows)}
 
 
-def gather_mocap(bvh_folder: Path | None, amass_folder: Path | None) -> Poses | None:
-    """Every clip of both folders at MOCAP_FRAMES_PER_S; None where neither is given."""
-    clips: list[Poses] = []
-    if bvh_folder:
-        paths = sorted(Path(bvh_folder).rglob("*.bvh"))
-        if not paths:
-            raise ValueError(f"no .bvh clips in {bvh_folder}")
-        clips += [_thinned_bvh(path) for path in paths]
-    if amass_folder:
-        paths = amass.find_clips(amass_folder)
-        if not paths:
-            raise ValueError(f"no AMASS clips (*{', *'.join(amass.SUFFIXES)}) in {amass_folder}")
-        clips += [amass.read_amass(path, frames_per_s=MOCAP_FRAMES_PER_S) for path in paths]
-    if not clips:
-        return None
-    body_pose = np.concatenate([clip.body_pose_rotvec for clip in clips])
-    orient = np.concatenate([clip.global_orient_rotvec for clip in clips])
-    log.info("%d poses from %d clips of motion capture", len(body_pose), len(clips))
-    return Poses(body_pose, orient, np.full(len(body_pose), "mocap"))
-
-
-def _thinned_bvh(path: Path) -> Poses:
-    motion = bvh.parse_bvh(path)
-    return bvh.retarget(motion, every=max(1, round(1 / (MOCAP_FRAMES_PER_S * motion.frame_time_s))))
-
-
-def _pack(poses: Poses) -> bytes:
+def _pack(clips: Sequence[Poses]) -> bytes:
     stream = io.BytesIO()
-    np.savez(stream, body_pose=poses.body_pose_rotvec, orient=poses.global_orient_rotvec)
+    np.savez(
+        stream,
+        body_pose=np.concatenate([clip.body_pose_rotvec for clip in clips]),
+        orient=np.concatenate([clip.global_orient_rotvec for clip in clips]),
+        frames=[len(clip) for clip in clips],
+    )
     return stream.getvalue()
 
 
-def _unpack(data: bytes) -> Poses:
+def _unpack(data: bytes) -> list[Poses]:
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        return Poses(file["body_pose"], file["orient"], np.full(len(file["orient"]), "mocap"))
+        ends = np.cumsum(file["frames"])[:-1]
+        bodies, orients = np.split(file["body_pose"], ends), np.split(file["orient"], ends)
+    return [Poses(b, o, np.full(len(o), "mocap")) for b, o in zip(bodies, orients, strict=True)]
 
 
-def open_world(world: World, *, body: str | Path, mocap: Poses | None) -> OpenWorld:
+def open_world(world: World, *, body: Body, mocap: Sequence[Poses]) -> OpenWorld:
     """The assets that the settings name."""
-    photos = find_photos(world.backgrounds) if world.backgrounds else None
-    return OpenWorld(load_body(body), seed=world.seed, size=world.size, photos=photos, mocap=mocap)
+    photos = find_photos(world.backgrounds) if world.backgrounds else []
+    return OpenWorld(body, seed=world.seed, size=world.size, photos=photos, mocap=mocap)
 
 
 class DrawShard:
     """Ray Data actor: loads the world once; a planned shard in, its two files written, its count out."""
 
-    def __init__(self, folder: str, world: World, body: str, has_mocap: bool) -> None:
+    def __init__(self, folder: str, world: World, has_mocap: bool) -> None:
         cv2.setNumThreads(1)
         torch.set_num_threads(1)
         self.folder, self.settings = folder, world
-        mocap = _unpack(storage.read_bytes(storage.join(folder, MOCAP_FILE))) if has_mocap else None
+        mocap = _unpack(storage.read_bytes(storage.join(folder, MOCAP_FILE))) if has_mocap else []
+        body = load_body_of(folder)
+        self.body_sha256 = body.sha256
         self.world = open_world(world, body=body, mocap=mocap)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -194,7 +176,8 @@ class DrawShard:
         name = f"part-{first // SHARD_ROWS:05d}.parquet"
         truth = tables.rows_to_table(truths, TRUTH_SCHEMA)
         storage.write_parquet(truth, storage.join(self.folder, TRUTH, domain, name))
-        storage.write_parquet(tables.samples_table(rows, BODY33), storage.join(self.folder, domain, name))
+        samples = tables.samples_table(rows, BODY33, body_sha256=self.body_sha256)
+        storage.write_parquet(samples, storage.join(self.folder, domain, name))
         return {"domain": np.array([domain]), "rows": np.array([count])}
 
 
@@ -256,7 +239,8 @@ SHEET_BYTES = 600_000
 
 def write_sheets(folder: str | Path, *, world: World, body: str | Path) -> None:
     """Contact sheets of the domains, of their keypoints, and of the poses."""
-    drawn = open_world(world, body=body, mocap=gather_mocap(world.bvh, world.amass))
+    clips = gather_clips(bvh_dir=world.bvh, amass_dir=world.amass)
+    drawn = open_world(world, body=load_body(body), mocap=clips)
     for name, image in (
         ("open_world", domain_sheet(drawn, cell_px=128)),
         ("open_world_truth", domain_sheet(drawn, cell_px=128, truth=True)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
@@ -14,7 +15,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.data import Dataset
-from ray.train import DataConfig, RunConfig, ScalingConfig
+from ray.train import DataConfig, RunConfig, ScalingConfig, WorkerGroupError
 from torch import Tensor
 
 from mesh_lib.losses.pose2pose import Pose2PoseLossConfig, annotator_losses
@@ -22,7 +23,8 @@ from mesh_lib.nets.annotator import Annotator
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from mesh_lib.supervision import Truth, make_targets
 from pipelines import annotators, runs, storage
-from pipelines.stream import StreamConfig, open_source, training_stream
+from pipelines.bodies import body_npz, load_body_of, put_body
+from pipelines.stream import Source, StreamConfig, open_source, training_stream
 
 log = logging.getLogger(__name__)
 
@@ -93,12 +95,15 @@ def train_annotator(
     """Train f into the run folder; returns the last metrics.
 
     strong and weak are sample folders with 3D and with 2D supervision. Raises ValueError for a mix that cannot
-    be drawn: no datasets for a share of the batch, or a share that splits no batch evenly over the workers.
+    be drawn: no datasets for a share of the batch, or a share that splits no batch evenly over the workers; and for
+    3D truth that speaks of another body.
     """
     counts = _split_batch(training, strong=bool(strong), weak=bool(weak))
-    rows = sum(open_source(path).rows for path in [*strong, *weak])
+    sources = [open_source(path) for path in [*strong, *weak]]
+    rows = sum(source.rows for source in sources)
     steps = training.steps(rows) * training.epochs
-    storage.write_bytes(run.path(annotators.BODY), storage.read_bytes(body))
+    _check_bodies(sources[: len(strong)], hashlib.sha256(body_npz(body)).hexdigest())
+    put_body(body, run.folder)
     streams: dict[str, Dataset] = {}
     for name, paths, hidden in (("strong", strong, training.withhold_3d), ("weak", weak, True)):
         if counts[name]:
@@ -131,9 +136,23 @@ def train_annotator(
         datasets={**streams},
         dataset_config=DataConfig(datasets_to_split="all"),
     )
-    with _Follow(run.path(METRICS), report):
-        trainer.fit()
+    try:
+        with _Follow(run.path(METRICS), report):
+            trainer.fit()
+    except WorkerGroupError as error:  # what went wrong in the worker, not how Ray carried it here
+        failure = next(iter(error.worker_failures.values()), error)
+        raise getattr(failure, "_base_exc", failure) from error
     return storage.read_json(run.path(METRICS))[-1]
+
+
+def _check_bodies(sources: list[Source], sha256: str) -> None:
+    for source in sources:
+        if source.bodies - {sha256}:
+            raise ValueError(
+                f"the SMPL parameters in {source.path} are of another body than --body: its file's SHA-256 is "
+                f"{', '.join(sorted(source.bodies))}, not {sha256}\n"
+                "  fix: pass the body that the samples were made with (open worlds keep it beside them, as body.npz)"
+            )
 
 
 def _split_batch(training: AnnotatorTraining, *, strong: bool, weak: bool) -> dict[str, int]:
@@ -159,7 +178,7 @@ def _worker(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     annotator = Annotator(
         training.model,
-        body=annotators.load_body_of(config["run"]),
+        body=load_body_of(config["run"]),
         vposer=annotators.load_prior(config["prior"]),
     ).to(device)
     model = ray.train.torch.prepare_model(annotator)

@@ -12,12 +12,12 @@ import torch
 
 from mesh_lib.body.files import load_body
 from mesh_lib.body.layer import BodyLayer
-from mesh_lib.datasets import amass, bvh
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
 from mesh_lib.losses.vposer import VPoserLossWeights, body_rotmats, vposer_losses
 from mesh_lib.nets.vposer import VPoser
 from mesh_lib.world.poses import sample_poses
 from pipelines import annotators, runs
+from pipelines.mocap import gather_clips
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +50,7 @@ def gather_poses(training: PriorTraining, *, bvh_dir: Path | None, amass_dir: Pa
     found = []
     if training.generated:
         found.append(sample_poses(training.generated, seed=training.seed).body_pose_rotvec)
-    for folder, pattern, read in ((bvh_dir, "*.bvh", bvh.read_bvh), (amass_dir, "*.npz", amass.read_amass)):
-        if folder is None:
-            continue
-        files = sorted(Path(folder).rglob(pattern))
-        if not files:
-            raise ValueError(f"no {pattern} under {folder}")
-        found += [read(file).body_pose_rotvec for file in files]
+    found += [clip.body_pose_rotvec for clip in gather_clips(bvh_dir=bvh_dir, amass_dir=amass_dir)]
     if not found:
         raise ValueError("no poses to learn from: draw some (--training.generated) or pass --bvh or --amass")
     return np.concatenate(found)[:, :21].astype(np.float32)

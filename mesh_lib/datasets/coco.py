@@ -8,6 +8,7 @@ hidden, 2 visible.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class CocoPerson:
     keypoints_2d_px: np.ndarray
     """(17, 3): x, y, confidence (1 labelled, 0 not)."""
     bbox_xywh_px: np.ndarray | None
-    """The record's box; None where it has none."""
+    """The record's box; None where it has none of four finite numbers."""
 
 
 @dataclass(frozen=True)
@@ -108,4 +109,6 @@ def people(file: CocoFile, *, min_keypoints: int, skipped: Counter[str]) -> Iter
 
 
 def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
+    return (
+        isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
+    )

@@ -114,10 +114,6 @@ def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points @ affine[:, :2].T + affine[:, 2]
 
 
-def invert_affine(affine: np.ndarray) -> np.ndarray:
-    return cv2.invertAffineTransform(affine)
-
-
 def compose_affine(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
     """The 2×3 affine that applies `inner` first, then `outer`."""
     return np.concatenate([outer[:, :2] @ inner[:, :2], (outer[:, :2] @ inner[:, 2] + outer[:, 2])[:, None]], axis=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import roma
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,13 +24,6 @@ def rot6d_to_rotmat(six: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3
     Pose2Pose and SPIN: rot6d_to_rotmat([1, 0, 0, 1, 0, 0]) is the identity.
     """
     return roma.special_gramschmidt(six.unflatten(-1, (3, 2)))
-
-
-def rotation_angle(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
-    """Geodesic distance to the identity, radians."""
-    return roma.rotmat_geodesic_distance(
-        rotmat, torch.eye(3, dtype=rotmat.dtype, device=rotmat.device).expand_as(rotmat)
-    )
 
 
 def mean_rotation(rotmats: Float[Tensor, "count *batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:

@@ -59,7 +59,7 @@ def annotator_losses(
     rel_valid = targets.joints_rel_valid
     image_hm, image_mask = _position_target(keypoints_hm, targets.joints_rel_m, rel_valid, in_crop, model)
     mesh_hm = targets.mesh_crop_px / STRIDE
-    mesh_in_crop = inside(mesh_hm, model) * mesh_valid
+    mesh_in_crop = inside(mesh_hm, model) * targets.mesh_crop_valid[:, None]
     mesh_image_hm, mesh_image_mask = _position_target(mesh_hm, targets.mesh_rel_m, mesh_valid, mesh_in_crop, model)
 
     losses = {

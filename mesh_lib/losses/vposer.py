@@ -1,4 +1,4 @@
-"""Training losses of VPoser, as in its second release (weights: NOTES of the release's settings).
+"""Training losses of VPoser, with the settings of its second release (the package human_body_prior).
 
 L = 0.005·KL + 4·|vertices| + (2·geodesic + 2·|joints| in the first part of the training).
 """

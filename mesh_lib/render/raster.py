@@ -36,9 +36,8 @@ def cast(
     focal_px: np.ndarray,
     princpt_px: np.ndarray,
     size_wh: tuple[int, int],
-    window_xywh: tuple[int, int, int, int] | None = None,
 ) -> Hits:
-    """Cast one ray through each pixel that may see the mesh: inside its projection, and `window_xywh` if given."""
+    """Cast one ray through each pixel that may see the mesh: inside its projection."""
     width, height = size_wh
     hits = Hits(
         face=np.full((height, width), -1, np.int32),
@@ -46,7 +45,7 @@ def cast(
         barycentric=np.zeros((height, width, 3), np.float32),
     )
     focal, centre = np.asarray(focal_px, np.float64), np.asarray(princpt_px, np.float64)
-    left, top, right, bottom = _window(vertices_cam_m, focal, centre, size_wh, window_xywh)
+    left, top, right, bottom = _window(vertices_cam_m, focal, centre, size_wh)
     if right <= left or bottom <= top:
         return hits
     xs = (np.arange(left, right) - centre[0]) / focal[0]
@@ -70,17 +69,10 @@ def cast(
 
 
 def _window(
-    vertices_cam_m: np.ndarray,
-    focal: np.ndarray,
-    centre: np.ndarray,
-    size_wh: tuple[int, int],
-    window_xywh: tuple[int, int, int, int] | None,
+    vertices_cam_m: np.ndarray, focal: np.ndarray, centre: np.ndarray, size_wh: tuple[int, int]
 ) -> tuple[int, int, int, int]:
     """Pixels (left, top, right, bottom; ends excluded) that the mesh may cover."""
     left, top, right, bottom = 0, 0, *size_wh
-    if window_xywh is not None:
-        x, y, w, h = window_xywh
-        left, top, right, bottom = max(left, x), max(top, y), min(right, x + w), min(bottom, y + h)
     # A vertex beside or behind the camera has no projection: then every pixel may see the mesh.
     if len(vertices_cam_m) and vertices_cam_m[:, 2].min() > 1e-3:
         pixels = vertices_cam_m[:, :2] / vertices_cam_m[:, 2:] * focal + centre

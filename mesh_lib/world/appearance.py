@@ -209,7 +209,7 @@ class Light:
     shine: float = 0.0
 
 
-def shade(
+def light_up(
     colour: Float[np.ndarray, "pixels 3"], normals: Float[np.ndarray, "pixels 3"], light: Light
 ) -> Float[np.ndarray, "pixels 3"]:
     """Lambert's law for the lamp; sky light falls off towards the ground; a little gloss where asked for."""

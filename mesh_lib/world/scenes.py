@@ -1,10 +1,11 @@
-"""One person in one picture, with the whole truth: four domains that play the papers' datasets (DESIGN, section 6).
+"""One person in one picture, with the whole truth: four domains that play the papers' datasets (docs/open_world.md).
 
 A sample depends on (seed, domain, index) and the assets alone, never on what was drawn before it or where.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from mesh_lib.body.joints import BODY33, SMPL24
 from mesh_lib.body.layer import BodyLayer, KeypointLayer
 from mesh_lib.render.raster import cast
 from mesh_lib.world import backgrounds, props
-from mesh_lib.world.appearance import BodySurface, Light, Outfit, draw_outfit, paint, shade
+from mesh_lib.world.appearance import BodySurface, Light, Outfit, draw_outfit, light_up, paint
 from mesh_lib.world.placement import STUDIO_ROOMS, Figure, place_in_street, place_in_studio
 from mesh_lib.world.poses import Poses, sample_poses
 from mesh_lib.world.skeleton import quat_to_rotvec, rotmat_to_quat, rotvec_to_rotmat
@@ -66,9 +67,13 @@ class OpenWorld:
     """Assets of the open world, loaded once a process."""
 
     def __init__(
-        self, body: Body, *, seed: int, size: int = 256, photos: list[Path] | None = None, mocap: Poses | None = None
+        self, body: Body, *, seed: int, size: int = 256, photos: Sequence[Path] = (), mocap: Sequence[Poses] = ()
     ) -> None:
-        self.seed, self.size, self.photos, self.mocap = seed, size, photos or [], mocap
+        """photos replace the drawn places of the street domains; mocap holds clips, the last fifth of which only
+        `street_test` plays."""
+        self.seed, self.size, self.photos = seed, size, photos
+        unseen = max(1, len(mocap) // 5) if len(mocap) > 1 else 0  # whole clips: a clip's frames are all alike
+        self._clips, self._clips_of_test = mocap[: len(mocap) - unseen], mocap[len(mocap) - unseen :]
         self._layer, self._keypoints = BodyLayer(body), KeypointLayer(body, BODY33)
         template = np.asarray(body.v_template, np.float32)
         self.surface = BodySurface(
@@ -97,13 +102,14 @@ class OpenWorld:
 
     def _draw_pose(self, rng: np.random.Generator, domain: Domain, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         poses, row = self._pose_block(domain, index // POSE_BLOCK), index % POSE_BLOCK
-        if self.mocap is not None and rng.random() < 0.5:
-            count = len(self.mocap)
-            unseen = max(1, count // 5)  # the last fifth of the clips is kept for evaluation
-            poses = self.mocap
-            row = int(
-                rng.integers(count - unseen, count) if domain == "street_test" else rng.integers(max(1, count - unseen))
-            )
+        clips = self._clips_of_test if domain == "street_test" else self._clips
+        if clips and rng.random() < 0.5:
+            frame = int(rng.integers(sum(map(len, clips))))
+            for poses in clips:
+                if frame < len(poses):
+                    row = frame
+                    break
+                frame -= len(poses)
         return poses.global_orient_rotvec[row], poses.body_pose_rotvec[row], str(poses.activity[row])
 
     def _draw_shape(self, rng: np.random.Generator, domain: Domain) -> np.ndarray:
@@ -200,7 +206,9 @@ class _Picture:
                 world._studio_backgrounds[self.place] = backgrounds.paint_studio(view, self.place % STUDIO_ROOMS)
             canvas = world._studio_backgrounds[self.place].copy()
         elif world.photos:
-            canvas = backgrounds.paint_photo(rng, _read_photo(world.photos[rng.integers(len(world.photos))]), view.size)
+            canvas = backgrounds.paint_photo(
+                rng, _read_photo(world.photos[int(rng.integers(len(world.photos)))]), view.size
+            )
         else:
             kind = "unseen" if self.domain == "street_test" else "street"
             canvas = backgrounds.paint_place(rng, view, kind) * rng.uniform(0.8, 1.15)
@@ -274,7 +282,7 @@ def draw_body(
     faces, weights = towards[hits.face[seen]], hits.barycentric[seen]
     corner_normals = surface.vertex_normals(normals)[surface.faces[faces]]
     colour = paint(surface, outfit, faces, weights)
-    canvas[seen] = shade(colour, np.einsum("pk,pkc->pc", weights, corner_normals), light)
+    canvas[seen] = light_up(colour, np.einsum("pk,pkc->pc", weights, corner_normals), light)
     return seen
 
 

@@ -1,11 +1,10 @@
 """How fast the open world is drawn, and whether memory stays flat: N pictures, then 4N.
 
-python -m tests.bench.bench_world 500
+python -m tests.bench.bench_world 400
 """
 
 from __future__ import annotations
 
-import logging
 import resource
 import sys
 import tempfile
@@ -16,12 +15,12 @@ from pipelines.cluster import connect
 from pipelines.measure import PeakMemory
 from pipelines.runs import open_run
 from pipelines.synthesize import World, synthesize
-
-log = logging.getLogger(__name__)
+from tests.bench.table import machine, markdown
 
 
 def main(count: int) -> None:
     connect()
+    rows = []
     for pictures in (count, 4 * count):
         world = World(studio=pictures // 2, street=pictures - pictures // 2, street3d=0, street_test=0)
         with tempfile.TemporaryDirectory() as folder, PeakMemory(every_s=0.5) as memory:
@@ -31,12 +30,11 @@ def main(count: int) -> None:
             )
             seconds = time.perf_counter() - start
         driver_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        log.info(
-            "%d pictures: %.1f s, %.1f a second; peak %.2f GB for driver, workers and store, %.0f MB for the driver",
-            pictures, seconds, pictures / seconds, memory.peak_gb, driver_mb,
-        )  # fmt: skip
+        rows.append([f"{pictures}", f"{seconds:.1f}", f"{pictures / seconds:.1f}", f"{memory.peak_gb:.2f} GB",
+                     f"{driver_mb:.0f} MB"])  # fmt: skip
+    header = ["pictures", "seconds", "a second", "peak memory, all processes", "peak of the driver"]
+    sys.stdout.write(f"{machine()}\n\n{markdown(header, rows)}\n")
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 500)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 400)

@@ -20,11 +20,9 @@ ROOT = Path(__file__).parents[2]
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem != "__init__")
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, **environment},
-    )  # fmt: skip
+def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -42,7 +40,7 @@ def test_help_says_what_is_read_and_written(job: str) -> None:
         (("train_annotator", "--prior", "{}/no", "--body", "{}/SMPL.npz", "--out", "{}/o"), "body model not found"),
         (("report", "--labels", "{}/no", "--out", "{}/r.html"), "not a run folder"),
         (("build_body", "--convert", "{}/no.pkl", "--out", "{}/b.npz"), "body model not found"),
-        (("train_prior", "--bvh", "{}", "--body", "low", "--out", "{}/o"), r"no \*.bvh under"),
+        (("train_prior", "--bvh", "{}", "--body", "low", "--out", "{}/o"), r"no \.bvh clips"),
         (("synthesize", "--size", "3", "--out", "{}/o"), "size"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
@@ -56,7 +54,8 @@ def test_a_mistake_is_one_message_without_a_traceback(command: tuple[str, ...], 
 
 def test_a_body_is_built_drawn_and_written(tmp_path: Path) -> None:
     out, sheet = tmp_path / "OPEN.npz", tmp_path / "sheet.png"
-    done = run("jobs/build_body.py", "--resolution", "low", "--out", str(out), "--sheet", str(sheet))
+    job = str(ROOT / "jobs" / "build_body.py")
+    done = run(job, "--resolution", "low", "--out", "OPEN.npz", "--sheet", "sheet.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "24 joints, 10 shape components" in done.stdout and out.stat().st_size > 100_000
     picture = cv2.imread(str(sheet))
@@ -117,7 +116,8 @@ def test_annotate_through_ray_job_submit(
         time.sleep(1)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "24 labelled" in done.stdout and "succeeded" in done.stdout
-    assert runs.load_run(out, job="annotate")["counts"] == {"ok": 24}
+    record = runs.load_run(out, job="annotate")
+    assert record["counts"] == {"ok": 24} and "sources sha256" in record["code"]["commit"]
     refused = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
         env={**os.environ, **head, "RAY_AUTH_TOKEN": "x" * 32},

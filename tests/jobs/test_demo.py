@@ -28,14 +28,24 @@ TINY = Plan(
 )
 
 
+def interrupt(**_: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.ray
 def test_the_whole_line_from_nothing_to_a_report(
     ray_cluster: None, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By relative paths, which Ray's workers, running elsewhere, must not read as their own."""
     monkeypatch.chdir(tmp_path)
-    run = open_run("demo", job="demo", settings={})
-    made = demo(run, chosen=TINY, coco=Coco(f"{photos.name}/keypoints.json", photos.name))
+    coco = Coco(f"{photos.name}/keypoints.json", photos.name)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pipelines.demo.make_report", interrupt)
+        demo(open_run("demo", job="demo", settings={}, resume=True), chosen=TINY, coco=coco)
+    stages = sorted((tmp_path / "demo").glob("*/run.json"))
+    before = {path: json.loads(path.read_text()) for path in stages}
+    made = demo(open_run("demo", job="demo", settings={}, resume=True), chosen=TINY, coco=coco)
+    assert len(stages) == 8 and before == {path: json.loads(path.read_text()) for path in stages}, "nothing done twice"
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert summary == made
     assert summary["samples"] == 24
@@ -52,6 +62,9 @@ def test_the_whole_line_from_nothing_to_a_report(
     for name in ("report.html", "report-coco.html"):
         assert "data:image/jpeg" in (tmp_path / "demo" / name).read_text()
     told = "\n".join(table(summary))
+    assert "median reprojection error – px" in "\n".join(
+        table(summary | {"coco": summary["coco"] | {"median_reprojection_error_px": None}})
+    )
     assert "24 street samples" in told and "f without any 3D" in told and "5 people, 2 labelled, 3 quarantined" in told
 
 

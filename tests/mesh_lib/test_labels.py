@@ -102,6 +102,15 @@ def test_flags_name_what_a_reader_filters_on(annotator: Annotator, answer: Annot
     assert all("few_keypoints" in row for row in found)
 
 
+def test_without_a_pose_prior_its_norm_is_unknown_not_zero(body: Body) -> None:
+    plain = Pose2PoseConfig(backbone=18, input_width=64, input_height=96, pose_head="rot6d")
+    annotator = Annotator(plain, body=body, vposer=VPoser()).eval()
+    with torch.no_grad():
+        made = label(annotator, annotator(torch.rand(len(BOXES), 3, 96, 64)))
+    assert made["pose_prior_norm"].shape == (len(BOXES), 0) == made["vposer_z"].shape
+    assert "implausible_pose" not in flags(made, 0, image_size=IMAGE_WH)
+
+
 def test_what_is_no_label_has_its_reason(annotator: Annotator, answer: Annotation) -> None:
     made = label(annotator, answer)
     assert failure(made, 0) is None

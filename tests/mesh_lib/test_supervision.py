@@ -150,3 +150,10 @@ def test_joints_are_converted_by_name() -> None:
     np.testing.assert_array_equal(found[BODY33.index("right_wrist")], (1, 2, 1))
     np.testing.assert_array_equal(found[BODY33.index("nose")], (5, 6, 1))
     assert found[:, 2].sum() == 2
+
+
+def test_a_mesh_without_a_camera_is_compared_in_3d_alone(keypoints: KeypointLayer) -> None:
+    truth = make_truth(keypoints, crop.Augmentation(), focal_px=torch.zeros(1, 2), princpt_px=torch.zeros(1, 2))
+    targets = make_targets(truth, keypoints=keypoints)
+    assert targets.mesh_valid.tolist() == [1] and targets.mesh_crop_valid.tolist() == [0]
+    assert torch.isfinite(targets.mesh_crop_px).all()

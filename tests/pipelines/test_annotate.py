@@ -56,7 +56,7 @@ def test_lineage_is_in_every_file(tiny_labels: Path, tiny_annotator: Path) -> No
 def test_labels_do_not_depend_on_how_wide_the_run_was(
     tiny_world: Path, tiny_annotator: Path, tiny_labels: Path, tmp_path: Path
 ) -> None:
-    stage = AnnotateStage(actors=2, readers=1)
+    stage = AnnotateStage(actors=2, readers=1, batch_size=64)
     main(Job(samples=str(tiny_world / "street"), annotator=str(tiny_annotator), out=str(tmp_path / "two"), stage=stage))
     one, two = rows_of(tiny_labels), rows_of(tmp_path / "two")
     for name in one.column_names:
@@ -76,6 +76,7 @@ def test_a_folder_of_pictures_just_works_and_loses_nobody(photos: Path, tiny_ann
     leaving = rows_of(out).filter(pa.compute.equal(rows_of(out)["person_id"], "7"))  # type: ignore[attr-defined]
     assert "crop_leaves_image" in leaving["flags"].to_pylist()[0]
     assert leaving["camera_self_check_px"].to_pylist()[0] < 0.5
+    assert leaving["keypoints_used"].to_pylist() == [17], "those that were given; the pelvis between the hips was not"
 
 
 def test_every_reason_for_no_label(tiny_annotator: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ class Inner:
 @dataclass(frozen=True)
 class Settings:
     seed: int = 0
-    workers: int = 1
+    actors: int = 1
     inner: Inner = field(default_factory=Inner)
 
 
@@ -38,9 +38,20 @@ def test_a_run_explains_itself(tmp_path: Path, source: Path) -> None:
     run = begin(tmp_path / "out", source)
     run.finish(rows=3)
     record = runs.load_run(tmp_path / "out", job="synthesize")
-    assert record["settings"] == {"kind": "Settings", "seed": 0, "workers": 1, "inner": {"kind": "Inner", "rate": 0.1}}
+    assert record["settings"] == {"kind": "Settings", "seed": 0, "actors": 1, "inner": {"kind": "Inner", "rate": 0.1}}
     assert record["rows"] == 3 and record["run_id"] == run.run_id
     assert {"commit", "python", "torch", "ray"} <= record["code"].keys()
+
+
+def test_code_without_git_is_known_by_its_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray job submit` carries the files, not .git."""
+    for name in ("pipelines", "jobs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "jobs" / "a.py").write_text("x = 1")
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "pipelines" / "runs.py"))
+    before = runs.code_version()["commit"]
+    (tmp_path / "jobs" / "a.py").write_text("x = 2")
+    assert "sources sha256" in before and runs.code_version()["commit"] != before
 
 
 def test_an_equal_finished_run_is_left_alone(tmp_path: Path, source: Path) -> None:
@@ -52,7 +63,7 @@ def test_an_equal_finished_run_is_left_alone(tmp_path: Path, source: Path) -> No
 
 def test_how_wide_a_run_is_spread_does_not_make_it_another(tmp_path: Path, source: Path) -> None:
     begin(tmp_path / "out", source).finish()
-    assert begin(tmp_path / "out", source, Settings(workers=9)).finished
+    assert begin(tmp_path / "out", source, Settings(actors=9)).finished
 
 
 def test_an_interrupted_run_starts_over_without_its_leftovers(tmp_path: Path, source: Path) -> None:
@@ -73,6 +84,21 @@ def test_another_run_is_refused_with_what_differs(tmp_path: Path, source: Path) 
         begin(tmp_path / "out", source, job="annotate")
 
 
+def test_a_mistake_that_made_nothing_does_not_take_the_folder(tmp_path: Path, source: Path) -> None:
+    mistaken = begin(tmp_path / "out", source, Settings(seed=4))
+    assert not begin(tmp_path / "out", source).finished
+    storage.write_bytes(mistaken.path("part.parquet"), b"x")
+    with pytest.raises(ValueError, match="seed: there 0, now 5"):
+        begin(tmp_path / "out", source, Settings(seed=5))
+
+
+def test_a_run_of_many_stages_goes_on_with_what_it_has(tmp_path: Path, source: Path) -> None:
+    first = begin(tmp_path / "out", source)
+    storage.write_bytes(first.path("stage", "a.parquet"), b"x")
+    again = runs.open_run(tmp_path / "out", job="synthesize", settings=Settings(), inputs=[source], resume=True)
+    assert not again.finished and again.run_id == first.run_id and storage.exists(again.path("stage", "a.parquet"))
+
+
 def test_other_inputs_are_another_run(tmp_path: Path, source: Path) -> None:
     begin(tmp_path / "out", source).finish()
     (source / "b.txt").write_text("new")
@@ -80,12 +106,14 @@ def test_other_inputs_are_another_run(tmp_path: Path, source: Path) -> None:
         begin(tmp_path / "out", source)
 
 
-def test_a_folder_with_other_files_is_never_touched(tmp_path: Path, source: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+@pytest.mark.parametrize("name", ["thesis.tex", ".git/config", "_backup/a.bin"])
+def test_a_folder_with_other_files_is_never_touched(name: str, tmp_path: Path, source: Path) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("years of work")
     with pytest.raises(ValueError, match="no run of annomesh made"):
         begin(tmp_path / "out", source)
-    assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
+    assert path.read_text() == "years of work"
 
 
 def test_a_missing_input_is_named_before_a_folder_is_made(tmp_path: Path) -> None:

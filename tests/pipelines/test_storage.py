@@ -27,6 +27,12 @@ def test_what_is_written_is_read_back_and_listed(folder: str) -> None:
     assert storage.exists(storage.join(folder, "a")) and not storage.exists(storage.join(folder, "z"))
 
 
+def test_a_bare_name_is_in_the_folder_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage.write_bytes("a.html", b"x")
+    assert (tmp_path / "a.html").read_bytes() == b"x" == storage.read_bytes("a.html")
+
+
 def test_samples_go_through_parquet_unchanged(folder: str) -> None:
     rows = [{"sample_id": f"d/s/{i}/0", "keypoints_2d_px": np.full((17, 3), i)} for i in range(300)]
     table = tables.samples_table(rows, COCO17)

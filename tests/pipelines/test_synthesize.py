@@ -13,7 +13,8 @@ from mesh_lib import tables
 from mesh_lib.body.joints import BODY33
 from pipelines import runs, storage
 from pipelines.bodies import cached_body
-from pipelines.synthesize import SHARD_ROWS, World, gather_mocap, synthesize
+from pipelines.mocap import gather_clips
+from pipelines.synthesize import World, synthesize
 
 SMALL = World(studio=3, street=4, street3d=2, street_test=2, size=64, seed=11)
 
@@ -73,27 +74,31 @@ def test_pictures_decode_to_their_stated_size(run: runs.Run) -> None:
 
 
 @pytest.mark.ray
-def test_the_world_does_not_depend_on_the_number_of_workers(run: runs.Run, tmp_path: Path) -> None:
-    alone = make(tmp_path / "alone", World(studio=0, street=4, street3d=0, street_test=0, size=64, seed=11, workers=1))
+def test_the_world_does_not_depend_on_the_number_of_actors(run: runs.Run, tmp_path: Path) -> None:
+    alone = make(tmp_path / "alone", World(studio=0, street=4, street3d=0, street_test=0, size=64, seed=11, actors=1))
     for folder in (("street",), ("truth", "street")):
         assert storage.read_parquet(run.path(*folder)).equals(storage.read_parquet(alone.path(*folder)))
 
 
-def test_shards_stay_small_enough_to_hold_in_memory() -> None:
-    assert SHARD_ROWS <= 500
+@pytest.mark.ray
+def test_a_mistake_found_by_an_actor_is_one_clear_error(ray_cluster: None, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"no picture")
+    world = World(studio=0, street=4, street3d=0, street_test=0, size=64, backgrounds=tmp_path / "photos")
+    with pytest.raises(ValueError, match=r"a\.jpg[\s\S]*fix: "):
+        make(tmp_path / "world", world)
 
 
 def test_a_folder_without_clips_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no \.bvh clips"):
-        gather_mocap(tmp_path, None)
+        gather_clips(bvh_dir=tmp_path, amass_dir=None)
     with pytest.raises(ValueError, match="no AMASS clips"):
-        gather_mocap(None, tmp_path)
+        gather_clips(bvh_dir=None, amass_dir=tmp_path)
 
 
 def test_real_clips_become_poses_at_ten_a_second(samples_dir: Path) -> None:
-    poses = gather_mocap(samples_dir / "cmu_mocap" / "bvh_3dsmax", None)
-    assert poses is not None
-    assert 250 < len(poses) < 400, "3,715 frames at 120 a second"
+    clips = gather_clips(bvh_dir=samples_dir / "cmu_mocap" / "bvh_3dsmax", amass_dir=None)
+    assert 250 < sum(map(len, clips)) < 400, "3,715 frames at 120 a second"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -34,10 +35,21 @@ def test_poses_come_from_every_source(samples_dir: Path, tmp_path: Path) -> None
     clips = samples_dir / "cmu_mocap" / "bvh_3dsmax"
     poses = gather_poses(PriorTraining(generated=10), bvh_dir=clips, amass_dir=None)
     assert poses.shape[1:] == (21, 3) and len(poses) > 10 and poses.dtype == np.float32
-    with pytest.raises(ValueError, match=r"no \*\.npz under"):
+    with pytest.raises(ValueError, match="no AMASS clips"):
         gather_poses(PriorTraining(), bvh_dir=None, amass_dir=tmp_path)
     with pytest.raises(ValueError, match="no poses to learn from"):
         gather_poses(PriorTraining(generated=0), bvh_dir=None, amass_dir=None)
+
+
+def test_amass_is_read_as_its_owners_ship_it(tmp_path: Path) -> None:
+    """A folder a subject, with shape.npz beside the clips; 120 frames a second become ten."""
+    poses = np.random.default_rng(0).normal(0, 0.3, (48, 156))
+    for subject in ("CMU/01", "CMU/02"):
+        (tmp_path / subject).mkdir(parents=True)
+        np.savez(tmp_path / subject / "shape.npz", betas=np.zeros(16))
+        np.savez(tmp_path / subject / "a_poses.npz", poses=poses, trans=np.zeros((48, 3)), mocap_framerate=120.0)
+    found = gather_poses(PriorTraining(generated=0), bvh_dir=None, amass_dir=tmp_path)
+    np.testing.assert_allclose(found, np.concatenate([poses[::12, 3:66]] * 2).reshape(8, 21, 3), atol=1e-6)
 
 
 def test_f_is_a_run_that_loads_again(tiny_annotator: Path) -> None:
@@ -151,6 +163,39 @@ def test_inputs_that_are_not_samples_are_named(tiny_world: Path, tiny_prior: Pat
     storage.write_parquet(empty, str(tmp_path / "empty" / "a.parquet"))
     with pytest.raises(ValueError, match="hold no row"):
         open_source(str(tmp_path / "empty"))
+
+
+def test_the_truth_must_speak_of_the_same_body(tiny_world: Path, tiny_prior: Path, tmp_path: Path) -> None:
+    job = Job(strong=(str(tiny_world / "studio"),), weak=(str(tiny_world / "street"),), prior=str(tiny_prior),
+              out=str(tmp_path / "f"), body="full")  # fmt: skip
+    with pytest.raises(ValueError, match=r"studio are of another body than --body[\s\S]*fix: "):
+        main(job)
+
+
+def test_half_written_samples_are_refused(tiny_world: Path, tmp_path: Path) -> None:
+    """The world's job was killed after its first shards."""
+    shard = storage.read_parquet(str(tiny_world / "street"))
+    storage.write_parquet(shard, str(tmp_path / "world" / "street" / "part-00000.parquet"))
+    record = runs.load_run(tiny_world, job="synthesize")
+    storage.write_json(str(tmp_path / "world" / runs.RUN_FILE), record | {"status": "running"})
+    with pytest.raises(ValueError, match=r"incomplete: their run of synthesize is running[\s\S]*fix: "):
+        open_source(str(tmp_path / "world" / "street"))
+    storage.write_json(str(tmp_path / "world" / runs.RUN_FILE), record)
+    assert open_source(str(tmp_path / "world" / "street")).rows == 24
+
+
+def test_what_goes_wrong_in_a_worker_is_told_as_it_was(tiny_world: Path, tiny_prior: Path, tmp_path: Path) -> None:
+    damaged = storage.read_parquet(str(tiny_world / "studio"))
+    at = damaged.schema.get_field_index("image")
+    damaged = damaged.set_column(at, "image", pa.array([b"no picture"] * len(damaged), pa.binary()))
+    storage.write_parquet(damaged, str(tmp_path / "studio" / "a.parquet"))
+    training = AnnotatorTraining(
+        model=Pose2PoseConfig(backbone=18, input_width=64, input_height=64), batch_size=8, epochs=1,
+        samples_per_epoch=16,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="the strong datasets ran out"):
+        main(Job(strong=(str(tmp_path / "studio"),), weak=(str(tiny_world / "street"),), prior=str(tiny_prior),
+                 out=str(tmp_path / "f"), body="low", training=training))  # fmt: skip
 
 
 def test_the_learning_rate_follows_its_schedule() -> None:

@@ -69,7 +69,9 @@ def test_nan_keypoints_stay_a_row_for_annotate_to_quarantine() -> None:
     assert np.isnan(person.keypoints_2d_px[0, 0]) and not skipped
 
 
-@pytest.mark.parametrize("box", [None, "wide", [1, 2, 3], [1, 2, None, 4]])
+@pytest.mark.parametrize(
+    "box", [None, "wide", [1, 2, 3], [1, 2, None, 4], [float("nan"), 2, 3, 4], [1, 2, float("inf"), 4]]
+)
 def test_a_record_without_a_box_has_none(box: Any) -> None:
     (person,), _ = read(record(bbox=box))
     assert person.bbox_xywh_px is None

@@ -8,7 +8,7 @@ from mesh_lib.geometry import crop
 
 
 def test_the_published_box_rule() -> None:
-    """NOTES: sanitise to (10, 20, 59, 119), grow the width to 89.25, times 1.25 about the centre."""
+    """As Pose2Pose does it: sanitise to (10, 20, 59, 119), grow the width to 89.25, times 1.25 about the centre."""
     box = crop.network_box(np.array([10.0, 20, 60, 120]), image_size=(1000, 1000), aspect=192 / 256)
     assert box == pytest.approx([-16.28125, 5.125, 111.5625, 148.75])
 
@@ -29,8 +29,6 @@ def test_a_flip_mirrors_the_picture_about_its_middle() -> None:
     plain = crop.crop_affine(box, input_size=size, image_width=100)
     flip = crop.crop_affine(box, input_size=size, image_width=100, augmentation=crop.Augmentation(flip=True))
     point, mirrored = np.array([30.0, 40]), np.array([99 - 30.0, 40])
-    width_1 = 99 - (box[0] + box[2] / 2) + (box[0] + box[2] / 2)
-    assert width_1 == 99
     assert crop.apply_affine(flip, point)[0] == pytest.approx(size[0] - crop.apply_affine(plain, point)[0])
     assert crop.apply_affine(flip, mirrored)[1] == pytest.approx(crop.apply_affine(plain, point)[1])
 
@@ -47,13 +45,12 @@ def test_a_warped_dot_is_where_the_affine_says() -> None:
     assert centre == pytest.approx(crop.apply_affine(affine, np.array([120.0, 80])), abs=0.3)
 
 
-def test_affines_compose_and_invert() -> None:
+def test_affines_compose() -> None:
     rng = np.random.default_rng(0)
     a, b, p = rng.normal(size=(2, 3)), rng.normal(size=(2, 3)), rng.normal(size=(5, 2))
     assert crop.apply_affine(crop.compose_affine(a, b), p) == pytest.approx(
         crop.apply_affine(a, crop.apply_affine(b, p))
     )
-    assert crop.apply_affine(crop.invert_affine(a), crop.apply_affine(a, p)) == pytest.approx(p)
 
 
 def test_augmentations_stay_in_the_published_ranges_and_use_them() -> None:

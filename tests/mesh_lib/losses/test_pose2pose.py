@@ -44,6 +44,7 @@ def perfect(answer: Annotation, *, weak: float = 0.0) -> Targets:
         mesh_crop_px=answer.joints_crop_px,
         mesh_rel_m=rel_m,
         mesh_valid=known,
+        mesh_crop_valid=known,
         rotmats=answer.rotmats,
         betas=answer.betas,
         weak=torch.full((BATCH,), weak),

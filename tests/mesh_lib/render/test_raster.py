@@ -71,17 +71,6 @@ def test_the_nearer_surface_hides_the_farther() -> None:
     assert (both.depth_m[6:9, 12:18] == pytest.approx(2.0)) and (both.face[6:9, 12:18] < 2).all()
 
 
-def test_a_window_limits_the_pixels_and_changes_none_of_them() -> None:
-    vertices, faces = ball((0.1, 0.0, 2.0), 0.3)
-    whole = cast(vertices, faces, focal_px=FOCAL, princpt_px=CENTRE, size_wh=SIZE)
-    part = cast(vertices, faces, focal_px=FOCAL, princpt_px=CENTRE, size_wh=SIZE, window_xywh=(28, 15, 9, 200))
-    inside = np.zeros((50, 70), bool)
-    inside[15:, 28:37] = True
-    assert part.mask.any()
-    np.testing.assert_array_equal(part.face, np.where(inside, whole.face, -1))
-    np.testing.assert_array_equal(part.depth_m, np.where(inside, whole.depth_m, np.inf))
-
-
 @pytest.mark.parametrize("centre_m", [(50.0, 0.0, 2.0), (0.0, 0.0, -2.0)], ids=["beside", "behind"])
 def test_what_cannot_be_seen_is_not_hit(centre_m: tuple[float, float, float]) -> None:
     vertices, faces = ball(centre_m, 0.3)

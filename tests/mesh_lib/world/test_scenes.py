@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -130,13 +131,14 @@ def test_a_background_folder_without_pictures_is_an_error(tmp_path: Path) -> Non
         find_photos(tmp_path)
 
 
-def test_motion_capture_poses_are_mixed_in_and_its_last_fifth_is_kept_for_the_test(body: Body) -> None:
+def test_motion_capture_is_mixed_in_and_its_last_clips_are_kept_for_the_test(body: Body) -> None:
     drawn = sample_poses(50, seed=9)
     marked = drawn.body_pose_rotvec.copy()
     marked[:, 22] = np.arange(50)[:, None] * 0.001  # SMPL's right hand tells which frame was taken
-    mocap = Poses(marked, drawn.global_orient_rotvec, np.full(50, "mocap"))
-    world = OpenWorld(body, seed=0, size=64, mocap=mocap)
-    expected: tuple[tuple[Domain, int, int], ...] = (("street", 0, 39), ("street_test", 40, 49))
+    cuts = (0, 15, 24, 32, 43, 50)
+    clips = [Poses(marked[a:b], drawn.global_orient_rotvec[a:b], np.full(b - a, "mocap")) for a, b in pairwise(cuts)]
+    world = OpenWorld(body, seed=0, size=64, mocap=clips)
+    expected: tuple[tuple[Domain, int, int], ...] = (("street", 0, 42), ("street_test", 43, 49))
     for domain, low, high in expected:
         taken = [s for s in (world.render(domain, i) for i in range(24)) if s.activity == "mocap"]
         frames = [round(float(s.body_pose[-1]) * 1000) for s in taken]
