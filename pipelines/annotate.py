@@ -33,7 +33,8 @@ COLUMNS = (*IDENTITY, "image", "image_uri", "image_size", "crop_to_image", "bbox
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotateStage:
-    """How wide the annotation runs; none of this changes a label."""
+    """How wide the annotation runs. No label depends on it, but for the last bits of its numbers, which change with
+    the batch size and the number of threads, as with the machine."""
 
     actors: int = 1
     """Copies of the annotator that work at the same time."""

@@ -89,19 +89,36 @@ def tiny_annotator(tiny_world: Path, tiny_prior: Path, tmp_path_factory: pytest.
 def tiny_labels(tiny_world: Path, tiny_annotator: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of the street's labels."""
     from jobs.annotate import Job, main
+    from pipelines.annotate import AnnotateStage
 
     out = tmp_path_factory.mktemp("tiny") / "labels"
-    main(Job(samples=str(tiny_world / "street"), annotator=str(tiny_annotator), out=str(out)))
+    stage = AnnotateStage(batch_size=10)  # 24 people: two whole batches and a part of one
+    main(Job(samples=str(tiny_world / "street"), annotator=str(tiny_annotator), out=str(out), stage=stage))
     return out
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
+    """A folder of troublesome pictures of the test's own."""
+    return take_photos(tmp_path / "photos")
+
+
+@pytest.fixture(scope="session")
+def photo_labels(tiny_annotator: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of their labels."""
+    from jobs.annotate import Job, main
+
+    folder = tmp_path_factory.mktemp("tiny")
+    photos, out = take_photos(folder / "photos"), folder / "labels"
+    main(Job(images=str(photos), keypoints=str(photos / "keypoints.json"), annotator=str(tiny_annotator), out=str(out)))
+    return out
+
+
+def take_photos(folder: Path) -> Path:
     """A folder of pictures with COCO-style keypoints, every trouble that pictures and people give included.
 
     ids: 1 good, 2 no visible keypoint, 3 too few, 4 NaN, 5 picture missing, 6 truncated, 7 leaves the picture.
     """
-    folder = tmp_path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for name in ("a.jpg", "cut.jpg"):

@@ -12,6 +12,8 @@ import pyarrow.dataset as ds
 import pytest
 
 from jobs.annotate import Job, main
+from jobs.report import Job as ReportJob
+from jobs.report import main as report_main
 from mesh_lib import tables
 from mesh_lib.body.files import load_body
 from mesh_lib.body.joints import COCO17
@@ -56,16 +58,15 @@ def test_lineage_is_in_every_file(tiny_labels: Path, tiny_annotator: Path) -> No
 def test_labels_do_not_depend_on_how_wide_the_run_was(
     tiny_world: Path, tiny_annotator: Path, tiny_labels: Path, tmp_path: Path
 ) -> None:
-    stage = AnnotateStage(actors=2, readers=1, batch_size=64)
+    stage = AnnotateStage(actors=2, readers=1, batch_size=10)
     main(Job(samples=str(tiny_world / "street"), annotator=str(tiny_annotator), out=str(tmp_path / "two"), stage=stage))
     one, two = rows_of(tiny_labels), rows_of(tmp_path / "two")
     for name in one.column_names:
         assert one[name].to_pylist() == two[name].to_pylist(), name
 
 
-def test_a_folder_of_pictures_just_works_and_loses_nobody(photos: Path, tiny_annotator: Path, tmp_path: Path) -> None:
-    out = tmp_path / "labels"
-    main(Job(images=str(photos), keypoints=str(photos / "keypoints.json"), annotator=str(tiny_annotator), out=str(out)))
+def test_a_folder_of_pictures_just_works_and_loses_nobody(photo_labels: Path) -> None:
+    out = photo_labels
     found = dict(zip(rows_of(out)["person_id"].to_pylist(), rows_of(out)["status"].to_pylist(), strict=True))
     assert found == {
         "1": "ok", "3": "ok", "4": "keypoints_not_finite", "5": "bad_image", "6": "bad_image", "7": "ok",
@@ -132,13 +133,8 @@ def test_mistakes_are_named_before_anything_is_made(
         main(dataclasses.replace(job, out=str(tiny_world)))
 
 
-def test_the_report_is_one_page_that_hides_nothing(photos: Path, tiny_annotator: Path, tmp_path: Path) -> None:
-    labels = tmp_path / "labels"
-    main(
-        Job(
-            images=str(photos), keypoints=str(photos / "keypoints.json"), annotator=str(tiny_annotator), out=str(labels)
-        )
-    )
+def test_the_report_is_one_page_that_hides_nothing(photo_labels: Path) -> None:
+    labels = photo_labels
     page = make_report(labels=str(labels), samples=str(labels / "samples"), title="Our <photos>")
     assert (page.rows, page.labelled) == (6, 3)
     assert "http" not in page.html.replace("http://www.w3.org", ""), "nothing is fetched"
@@ -148,6 +144,15 @@ def test_the_report_is_one_page_that_hides_nothing(photos: Path, tiny_annotator:
     assert page.html.count("data:image/jpeg;base64") >= 3 and page.html.count("data:image/png;base64") == 1
     flagged = Counter(flag for flags in rows_of(labels)["flags"].to_pylist() for flag in flags or ())
     assert page.flagged == flagged["high_reprojection"] > 0
+
+
+def test_the_report_is_written_where_the_command_says(
+    photo_labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare name, samples not named: as in the README."""
+    monkeypatch.chdir(tmp_path)
+    report_main(ReportJob(labels=str(photo_labels), out="photos.html"))
+    assert "data:image/jpeg" in (tmp_path / "photos.html").read_text()
 
 
 def test_a_report_of_other_samples_is_refused(tiny_labels: Path, tiny_world: Path) -> None:
