@@ -134,16 +134,6 @@ def test_batches_have_their_exact_shares() -> None:
         _split_batch(AnnotatorTraining(weak_share=0), strong=True, weak=True)
 
 
-def test_two_workers_train_one_f(tiny_world: Path, tiny_prior: Path, tmp_path: Path) -> None:
-    training = AnnotatorTraining(
-        model=Pose2PoseConfig(backbone=18, input_width=64, input_height=64), batch_size=8, epochs=1,
-        samples_per_epoch=16, workers=2, threads=1,
-    )  # fmt: skip
-    main(Job(strong=(str(tiny_world / "studio"),), weak=(str(tiny_world / "street"),), prior=str(tiny_prior),
-             out=str(tmp_path / "f"), body="low", training=training))  # fmt: skip
-    assert annotators.load_annotator(str(tmp_path / "f")).config.backbone == 18
-
-
 def test_inputs_that_are_not_samples_are_named(tiny_world: Path, tiny_prior: Path, tmp_path: Path) -> None:
     job = Job(strong=(str(tiny_world / "studio"),), weak=(str(tiny_world / "street"),), prior=str(tiny_prior),
               out=str(tmp_path / "f"), body="low")  # fmt: skip
