@@ -15,10 +15,11 @@ import logging
 from dataclasses import dataclass, field
 
 from jobs import start
+from pipelines.annotators import load_prior
 from pipelines.bodies import find_body
 from pipelines.cluster import connect
-from pipelines.runs import load_run, open_run
-from pipelines.train_annotator import AnnotatorTraining, train_annotator
+from pipelines.runs import open_run
+from pipelines.train_annotator import AnnotatorTraining, check_init, train_annotator
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,9 @@ class Job:
     weak: tuple[str, ...] = ()
     """Sample folders whose 2D keypoints supervise."""
     prior: str
-    """Run folder of jobs/train_prior.py."""
+    """Run folder of jobs/train_prior.py, or a published VPoser checkpoint (first release .pt, second .ckpt)."""
+    weights: str | None = None
+    """Checkpoint file, or run folder, that --training.init is read from."""
     out: str
     """Run folder to create."""
     body: str = "full"
@@ -42,16 +45,18 @@ class Job:
 
 def main(job: Job) -> None:
     body = find_body(job.body)
-    load_run(job.prior, job="train_prior")
-    inputs = [*job.strong, *job.weak, job.prior, str(body)]
+    load_prior(job.prior)  # what does not fit is named before any work
+    check_init(job.training, job.weights)
+    inputs = [*job.strong, *job.weak, job.prior, str(body), *([job.weights] if job.weights else [])]
     run = open_run(job.out, job="train_annotator", settings=job.training, inputs=inputs)
     if run.finished:
         log.info("%s is complete already", job.out)
         return
     connect()
     last = train_annotator(
-        run, strong=list(job.strong), weak=list(job.weak), prior=job.prior, body=str(body), training=job.training
-    )
+        run, strong=list(job.strong), weak=list(job.weak), prior=job.prior, body=str(body), training=job.training,
+        weights=job.weights,
+    )  # fmt: skip
     run.finish(result=last)
     log.info("trained, loss %.3f: %s", last["loss"], job.out)
 

@@ -19,7 +19,6 @@ from mesh_lib import tables
 from mesh_lib.body.joints import BODY33, JointSet
 from mesh_lib.datasets.images import BadImage
 from mesh_lib.labels import failure, flags, make_labels
-from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from pipelines import annotators, runs, storage
 from pipelines.bodies import BODY
 from pipelines.stream import cut, open_source
@@ -64,7 +63,7 @@ def annotate(run: runs.Run, *, samples: str, annotator: str, stage: AnnotateStag
     files = sorted({file for file, _, _ in source.groups})
     rows = ray.data.read_parquet(files, filesystem=system, shuffle=None).select_columns(list(COLUMNS))
     crops = rows.map_batches(
-        lambda table: _prepare(table, config=config, joint_set=source.joint_set),
+        lambda table: prepare(table, input_size=config.input_size, joint_set=source.joint_set),
         batch_size=stage.batch_size,
         batch_format="pyarrow",
         num_cpus=1,
@@ -116,10 +115,10 @@ def count_labels(folder: str) -> Counter[str]:
     return counts
 
 
-def _prepare(table: pa.Table, *, config: Pose2PoseConfig, joint_set: JointSet) -> dict[str, np.ndarray]:
+def prepare(table: pa.Table, *, input_size: tuple[int, int], joint_set: JointSet) -> dict[str, np.ndarray]:
     """Decode and crop; a row that cannot be annotated gets its reason as `status` and a black crop."""
     cv2.setNumThreads(1)
-    width, height = config.input_size
+    width, height = input_size
     rows = len(table)
     keypoints = tables.numpy_column(table, "keypoints_2d_px", missing=0.0).reshape(rows, len(joint_set), 3)
     out: dict[str, Any] = {name: table.column(name).to_numpy(zero_copy_only=False) for name in IDENTITY}
@@ -136,7 +135,7 @@ def _prepare(table: pa.Table, *, config: Pose2PoseConfig, joint_set: JointSet) -
             out["status"][i] = reason
             continue
         try:
-            out["crop"][i], _, out["box"][i] = cut(table, i, input_size=config.input_size)
+            out["crop"][i], _, out["box"][i] = cut(table, i, input_size=input_size)
         except BadImage:
             out["status"][i] = "bad_image"
         except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,21 +11,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from mesh_lib.nets.annotator import Annotator
+from mesh_lib.nets.checkpoints import read_state
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
-from mesh_lib.nets.vposer import VPoser
+from mesh_lib.nets.vposer import RELEASES, VPoser, release_of, vposer_of
 from pipelines import runs, storage
 from pipelines.bodies import load_body_of
 
 WEIGHTS = "annotator.safetensors"
 MODEL = "model.json"
 PRIOR_WEIGHTS = "vposer.safetensors"
+POSE2D_WEIGHTS = "pose2d.safetensors"
+CHECKPOINTS = (".pt", ".pth", ".pth.tar", ".ckpt", ".safetensors")
+"""Names of published weights' files end so."""
 
 
 def save_annotator(annotator: Annotator, folder: str) -> None:
     """Weights and model settings; the body is put beside them when the run starts."""
-    state = {name: value.detach().cpu().contiguous() for name, value in learned_state(annotator).items()}
     storage.write_json(storage.join(folder, MODEL), runs.plain(annotator.config))
-    storage.write_bytes(storage.join(folder, WEIGHTS), save(state))
+    write_weights(learned_state(annotator), storage.join(folder, WEIGHTS))
 
 
 def learned_state(annotator: Annotator) -> dict[str, torch.Tensor]:
@@ -37,8 +41,11 @@ def load_annotator(folder: str) -> Annotator:
 
     Raises ValueError for a folder that is no such run, and for weights of another architecture.
     """
-    annotator = Annotator(load_config(folder), body=load_body_of(folder), vposer=VPoser())
-    load_weights(annotator, storage.join(folder, WEIGHTS))
+    config, path = load_config(folder), storage.join(folder, WEIGHTS)
+    state = read_weights(path)
+    release = release_of(name.removeprefix("vposer.") for name in state)
+    annotator = Annotator(config, body=load_body_of(folder), vposer=RELEASES[release]())
+    load_weights(annotator, state, where=path)
     return annotator.eval()
 
 
@@ -53,12 +60,21 @@ def load_config(folder: str) -> Pose2PoseConfig:
         raise ValueError(f"{folder}/{MODEL} has settings that this version does not know: {error}") from None
 
 
-def load_weights(annotator: Annotator, path: str) -> None:
-    """Load whole or not at all. Raises ValueError that names what does not fit."""
+def write_weights(state: Mapping[str, torch.Tensor], path: str) -> None:
+    """Named tensors as a safetensors file."""
+    storage.write_bytes(path, save({name: value.detach().cpu().contiguous() for name, value in state.items()}))
+
+
+def read_weights(path: str) -> dict[str, torch.Tensor]:
+    """Named tensors of a safetensors file. Raises ValueError for one that is damaged."""
     try:
-        state = load(storage.read_bytes(path))
+        return load(storage.read_bytes(path))
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def load_weights(annotator: Annotator, state: dict[str, torch.Tensor], *, where: str) -> None:
+    """Load whole or not at all. Raises ValueError that names what does not fit."""
     wanted = learned_state(annotator)
     wrong = [f"{n}: there {tuple(state[n].shape)}, here {tuple(v.shape)}" for n, v in wanted.items()
              if n in state and state[n].shape != v.shape]  # fmt: skip
@@ -67,7 +83,7 @@ def load_weights(annotator: Annotator, path: str) -> None:
         lines = [*wrong[:3], *(f"absent: {n}" for n in absent[:3]), *(f"unknown: {n}" for n in unknown[:3])]
         count = len(wrong) + len(absent) + len(unknown)
         raise ValueError(
-            f"{path} is a checkpoint of another architecture ({count} tensors do not fit):\n  "
+            f"{where} is a checkpoint of another architecture ({count} tensors do not fit):\n  "
             + "\n  ".join(lines)
             + f"\n  fix: the model settings beside the weights ({MODEL}) must be those it was trained with"
         )
@@ -80,16 +96,15 @@ def weights_sha256(folder: str) -> str:
 
 
 def save_prior(vposer: VPoser, folder: str) -> None:
-    storage.write_bytes(storage.join(folder, PRIOR_WEIGHTS), save(vposer.state_dict()))
+    write_weights(vposer.state_dict(), storage.join(folder, PRIOR_WEIGHTS))
 
 
-def load_prior(folder: str) -> VPoser:
-    """The VPoser of a finished train_prior run. Raises ValueError for anything else."""
-    runs.load_run(folder, job="train_prior")
-    path = storage.join(folder, PRIOR_WEIGHTS)
-    vposer = VPoser()
-    try:
-        vposer.load_state_dict(load(storage.read_bytes(path)), strict=True)
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a VPoser of this version: {error}") from None
-    return vposer.eval()
+def load_prior(path: str) -> VPoser:
+    """The VPoser of a finished train_prior run, or of a published checkpoint file (either release), in evaluation mode.
+
+    Raises ValueError for anything else.
+    """
+    if path.endswith(CHECKPOINTS):
+        return vposer_of(read_state(path))
+    runs.load_run(path, job="train_prior")
+    return vposer_of(read_weights(storage.join(path, PRIOR_WEIGHTS)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch
 
 from mesh_lib.body.files import load_body
 from mesh_lib.body.layer import BodyLayer
-from mesh_lib.geometry.rotations import rotvec_to_rotmat
-from mesh_lib.losses.vposer import VPoserLossWeights, body_rotmats, vposer_losses
-from mesh_lib.nets.vposer import VPoser
+from mesh_lib.losses.vposer import VPoserLossWeights, vposer_losses
+from mesh_lib.metrics.pose_prior import prior_quality
+from mesh_lib.nets.vposer import RELEASES, Release
 from mesh_lib.world.poses import sample_poses
 from pipelines import annotators, runs
 from pipelines.mocap import gather_clips
@@ -24,8 +25,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PriorTraining:
-    """How VPoser is trained: the second release's settings, with a number of steps in place of early stopping."""
+    """How VPoser is trained: the second release's settings, with a number of steps in place of early stopping.
 
+    The first release's are --training.release v1 --training.batch-size 512 --training.learning-rate 5e-3
+    --training.weight-decay 1e-4.
+    """
+
+    release: Release = "v2"
+    """Architecture and losses: those of the first release (v1), or of the second (v2)."""
     generated: int = 200_000
     """Poses drawn from the joint-limited generator."""
     batch_size: int = 128
@@ -64,7 +71,7 @@ def train_prior(run: runs.Run, *, poses: np.ndarray, body: Path, training: Prior
     order = np.random.default_rng(training.seed).permutation(len(poses))
     held = max(1, int(len(poses) * training.held_out))
     test, train = (torch.from_numpy(poses[part]).to(device) for part in (order[:held], order[held:]))
-    vposer = VPoser().to(device)
+    vposer = RELEASES[training.release]().to(device)
     optimizer = torch.optim.Adam(vposer.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, training.steps, eta_min=training.learning_rate / 50
@@ -77,7 +84,7 @@ def train_prior(run: runs.Run, *, poses: np.ndarray, body: Path, training: Prior
         latent = vposer.encode(target)
         terms = vposer_losses(
             layer=layer, latent=latent, decoded=vposer.decode(latent.sample()), target_rotvec=target,
-            weights=training.weights, warm_up=step <= training.warm_up * training.steps,
+            weights=training.weights, warm_up=step <= training.warm_up * training.steps, release=training.release,
         )  # fmt: skip
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)
@@ -89,18 +96,7 @@ def train_prior(run: runs.Run, *, poses: np.ndarray, body: Path, training: Prior
             told = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
             log.info("prior %d/%d  loss %.3f  (%s)", step, training.steps, sum(losses.values()), told)
     annotators.save_prior(vposer.eval().cpu(), run.folder)
-    return {"poses": len(poses), "losses": losses, **evaluate_prior(vposer, layer.cpu(), test.cpu())}
-
-
-@torch.no_grad()
-def evaluate_prior(vposer: VPoser, layer: BodyLayer, poses: torch.Tensor) -> dict[str, float]:
-    """Reconstruction error and how much of the latent space is in use (a collapsed posterior uses none)."""
-    latent = vposer.encode(poses)
-    betas = poses.new_zeros(len(poses), layer.num_betas)
-    truth = layer(rotmats=body_rotmats(rotvec_to_rotmat(poses)), betas=betas).joints_m
-    again = layer(rotmats=body_rotmats(vposer.decode(latent.mean)), betas=betas).joints_m
-    return {
-        "reconstruction_cm": (truth - again).norm(dim=-1).mean().item() * 100,
-        "active_units": int((latent.mean.var(dim=0) > 0.01).sum()),
-        "kl_nats": latent.kl().sum(dim=1).mean().item(),
-    }
+    quality = prior_quality(vposer, layer.cpu(), test.cpu())
+    if quality.collapsed:
+        log.warning("the prior has collapsed: %d active units; train longer, or lower weights.kl", quality.active_units)
+    return {"poses": len(poses), "losses": losses, **dataclasses.asdict(quality)}

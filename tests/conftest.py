@@ -65,7 +65,21 @@ def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_annotator(tiny_world: Path, tiny_prior: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published_resnet18(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file like torchvision's, classifier included."""
+    import torch
+
+    from mesh_lib.nets.resnet import ResNet
+
+    path = tmp_path_factory.mktemp("published") / "resnet18-f37072fd.pth"
+    torch.save(ResNet(18).state_dict() | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_annotator(
+    tiny_world: Path, tiny_prior: Path, published_resnet18: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The run folder of an f that has hardly learned: real layers, 64×64 crops, six steps."""
     from jobs.train_annotator import Job, main
     from mesh_lib.nets.pose2pose import Pose2PoseConfig
@@ -74,12 +88,12 @@ def tiny_annotator(tiny_world: Path, tiny_prior: Path, tmp_path_factory: pytest.
     out = tmp_path_factory.mktemp("tiny") / "f"
     training = AnnotatorTraining(
         model=Pose2PoseConfig(backbone=18, input_width=64, input_height=64),
-        batch_size=8, epochs=2, samples_per_epoch=24, lr_drops=(2,),
+        batch_size=8, epochs=2, samples_per_epoch=24, lr_drops=(2,), init="imagenet",
     )  # fmt: skip
     main(
         Job(
             strong=(str(tiny_world / "studio"), str(tiny_world / "street3d")), weak=(str(tiny_world / "street"),),
-            prior=str(tiny_prior), out=str(out), body="low", training=training,
+            prior=str(tiny_prior), out=str(out), body="low", training=training, weights=str(published_resnet18),
         )
     )  # fmt: skip
     return out

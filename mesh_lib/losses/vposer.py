@@ -1,6 +1,7 @@
-"""Training losses of VPoser, with the settings of its second release (the package human_body_prior).
+"""Training losses of VPoser, with the settings of its two releases (the package human_body_prior).
 
-L = 0.005·KL + 4·|vertices| + (2·geodesic + 2·|joints| in the first part of the training).
+v2: L = 0.005·KL + 4·|vertices| + (2·geodesic + 2·|joints| in the first part of the training).
+v1: L = 0.005·KL + 0.995·|vertices in mm| + (0.995·‖R - R'‖² in the first part of the training).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from mesh_lib.body.layer import BodyLayer
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
-from mesh_lib.nets.vposer import Latent
+from mesh_lib.nets.vposer import Latent, Release
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +40,26 @@ def vposer_losses(
     target_rotvec: Float[Tensor, "batch 21 3"],
     weights: VPoserLossWeights,
     warm_up: bool,
+    release: Release = "v2",
 ) -> dict[str, Tensor]:
-    """Weighted terms, each a scalar; their sum is the loss. The last two act only during the warm-up."""
+    """Weighted terms, each a scalar; their sum is the loss. Terms on rotations act only during the warm-up.
+
+    The first release knows the weight of the KL divergence alone.
+    """
     target = rotvec_to_rotmat(target_rotvec)
     betas = target_rotvec.new_zeros(len(target_rotvec), layer.num_betas)
     with torch.no_grad():
         truth = layer(rotmats=body_rotmats(target), betas=betas)
     posed = layer(rotmats=body_rotmats(decoded), betas=betas)
+    if release == "v1":
+        rest = 1 - weights.kl
+        losses = {
+            "kl": weights.kl * latent.kl().sum(dim=1).mean(),
+            "vertices": rest * 1000 * (posed.vertices_m - truth.vertices_m).abs().mean(),
+        }
+        if warm_up:
+            losses["rotations"] = rest * (decoded - target).square().sum(dim=(1, 2, 3)).mean()
+        return losses
     losses = {
         "kl": weights.kl * latent.kl().sum(dim=1).mean(),
         "vertices": weights.vertices * (posed.vertices_m - truth.vertices_m).abs().mean(),

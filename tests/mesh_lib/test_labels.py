@@ -14,7 +14,7 @@ from mesh_lib.geometry.rotations import rotvec_to_rotmat
 from mesh_lib.labels import failure, flags, make_labels
 from mesh_lib.nets.annotator import Annotation, Annotator
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
-from mesh_lib.nets.vposer import VPoser
+from mesh_lib.nets.vposer import VPoserV2
 
 IMAGE_WH = (640, 480)
 BOXES = {
@@ -30,7 +30,7 @@ Labels = dict[str, np.ndarray]
 @pytest.fixture(scope="module")
 def annotator(body: Body) -> Annotator:
     torch.manual_seed(0)
-    return Annotator(Pose2PoseConfig(backbone=18, input_width=64, input_height=96), body=body, vposer=VPoser()).eval()
+    return Annotator(Pose2PoseConfig(backbone=18, input_width=64, input_height=96), body=body, vposer=VPoserV2()).eval()
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_flags_name_what_a_reader_filters_on(annotator: Annotator, answer: Annot
 
 def test_without_a_pose_prior_its_norm_is_unknown_not_zero(body: Body) -> None:
     plain = Pose2PoseConfig(backbone=18, input_width=64, input_height=96, pose_head="rot6d")
-    annotator = Annotator(plain, body=body, vposer=VPoser()).eval()
+    annotator = Annotator(plain, body=body, vposer=VPoserV2()).eval()
     with torch.no_grad():
         made = label(annotator, annotator(torch.rand(len(BOXES), 3, 96, 64)))
     assert made["pose_prior_norm"].shape == (len(BOXES), 0) == made["vposer_z"].shape

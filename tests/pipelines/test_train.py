@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from jobs.train_annotator import Job, main
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
+from mesh_lib.nets.resnet import ResNet
+from mesh_lib.nets.vposer import VPoserV1
 from pipelines import annotators, runs, storage
 from pipelines.annotate import AnnotateStage
+from pipelines.bodies import cached_body, put_body
 from pipelines.stream import StreamConfig, open_source, training_stream
-from pipelines.train_annotator import AnnotatorTraining, _split_batch
+from pipelines.train_annotator import AnnotatorRecipe, AnnotatorTraining, _split_batch, check_init
 from pipelines.train_prior import PriorTraining, gather_poses
 
 pytestmark = pytest.mark.ray
@@ -66,22 +70,20 @@ def test_f_is_a_run_that_loads_again(tiny_annotator: Path) -> None:
 def test_a_damaged_or_foreign_checkpoint_is_refused(tiny_annotator: Path, tmp_path: Path) -> None:
     f = annotators.load_annotator(str(tiny_annotator))
     weights = load_file(tiny_annotator / annotators.WEIGHTS)
-    path = tmp_path / "w.safetensors"
-    save_file({**weights, "pose2pose.root.weight": torch.zeros(6, 5)}, path)
     with pytest.raises(ValueError, match="another architecture") as error:
-        annotators.load_weights(f, str(path))
+        annotators.load_weights(f, {**weights, "pose2pose.root.weight": torch.zeros(6, 5)}, where="w")
     assert "pose2pose.root.weight: there (6, 5)" in str(error.value)
-    save_file({name: value for name, value in weights.items() if "root" not in name} | {"x": torch.zeros(1)}, path)
+    rootless = {name: value for name, value in weights.items() if "root" not in name}
     with pytest.raises(ValueError, match=r"absent: pose2pose\.root\.bias[\s\S]*unknown: x"):
-        annotators.load_weights(f, str(path))
+        annotators.load_weights(f, rootless | {"x": torch.zeros(1)}, where="w")
+    shutil.copytree(tiny_annotator, tmp_path / "f", ignore=shutil.ignore_patterns("_ray"))
+    path = tmp_path / "f" / annotators.WEIGHTS
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="damaged"):
-        annotators.load_weights(f, str(path))
+        annotators.load_annotator(str(tmp_path / "f"))
 
 
 def test_settings_of_another_version_are_refused(tiny_annotator: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(tiny_annotator, tmp_path / "f", ignore=shutil.ignore_patterns("_ray"))
     settings = json.loads((tmp_path / "f" / annotators.MODEL).read_text())
     (tmp_path / "f" / annotators.MODEL).write_text(json.dumps({**settings, "wings": 2}))
@@ -132,6 +134,44 @@ def test_batches_have_their_exact_shares() -> None:
         _split_batch(AnnotatorTraining(), strong=True, weak=False)
     with pytest.raises(ValueError, match="datasets were given for it"):
         _split_batch(AnnotatorTraining(weak_share=0), strong=True, weak=True)
+
+
+def test_f_starts_from_published_weights(tiny_annotator: Path, published_resnet18: Path) -> None:
+    """Six small steps away from them still."""
+    start = torch.load(published_resnet18, weights_only=True)
+    backbone = annotators.load_annotator(str(tiny_annotator)).pose2pose.backbone
+    for name in ("conv1.weight", "layer4.1.conv2.weight"):
+        moved = (backbone.get_parameter(name) - start[name]).abs().max()
+        assert 0 < moved < 1e-3, name
+    again = check_init(AnnotatorTraining(model=Pose2PoseConfig(backbone=18), init="pose3d"), str(tiny_annotator))
+    assert again is not None
+    torch.testing.assert_close(again.get_parameter("conv1.weight"), backbone.get_parameter("conv1.weight"))
+
+
+def test_f_with_a_published_prior_is_kept_and_loaded_again(tmp_path: Path) -> None:
+    """A VPoser of the first release, as SMPLify-X ships it."""
+    vposer = VPoserV1().state_dict()
+    torch.save(vposer, tmp_path / "TR00_E096.pt")
+    run = runs.open_run(tmp_path / "f", job="train_annotator", settings={})
+    put_body(cached_body("low"), run.folder)
+    training = AnnotatorTraining(model=Pose2PoseConfig(backbone=18, input_width=64, input_height=64))
+    learner = AnnotatorRecipe(training, str(tmp_path / "TR00_E096.pt")).start(run.folder)
+    learner.save()
+    run.finish()
+    f = annotators.load_annotator(run.folder)
+    torch.testing.assert_close(f.vposer.get_parameter("bodyprior_dec_out.weight"), vposer["bodyprior_dec_out.weight"])
+
+
+def test_what_f_starts_from_is_checked_before_any_work(tmp_path: Path) -> None:
+    small = AnnotatorTraining(model=Pose2PoseConfig(backbone=18))
+    assert check_init(small, None) is None
+    with pytest.raises(ValueError, match="random takes no --weights"):
+        check_init(small, "x.pth")
+    with pytest.raises(ValueError, match="pose2d needs --weights"):
+        check_init(dataclasses.replace(small, init="pose2d"), None)
+    torch.save({n: v for n, v in ResNet(18).state_dict().items() if "layer4" not in n}, tmp_path / "part.pth")
+    with pytest.raises(ValueError, match="no whole ResNet-18"):
+        check_init(dataclasses.replace(small, init="imagenet"), str(tmp_path / "part.pth"))
 
 
 def test_inputs_that_are_not_samples_are_named(tiny_world: Path, tiny_prior: Path, tmp_path: Path) -> None:

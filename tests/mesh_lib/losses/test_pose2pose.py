@@ -13,7 +13,7 @@ from mesh_lib.geometry.cameras import project_to_crop
 from mesh_lib.losses.pose2pose import BODY_BOX_M, Pose2PoseLossConfig, annotator_losses
 from mesh_lib.nets.annotator import Annotation, Annotator
 from mesh_lib.nets.pose2pose import STRIDE, Pose2PoseConfig
-from mesh_lib.nets.vposer import VPoser
+from mesh_lib.nets.vposer import VPoserV2
 from mesh_lib.supervision import Targets
 
 MODEL = Pose2PoseConfig(backbone=18, input_width=192, input_height=256)
@@ -23,7 +23,7 @@ BATCH = 3
 @pytest.fixture(scope="module")
 def annotator(body: Body) -> Annotator:
     torch.manual_seed(1)
-    return Annotator(MODEL, body=body, vposer=VPoser()).eval()
+    return Annotator(MODEL, body=body, vposer=VPoserV2()).eval()
 
 
 @pytest.fixture(scope="module")

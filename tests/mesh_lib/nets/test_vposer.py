@@ -3,27 +3,56 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from mesh_lib.body.files import Body
 from mesh_lib.body.layer import BodyLayer
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
 from mesh_lib.losses.vposer import VPoserLossWeights, geodesic, vposer_losses
-from mesh_lib.nets.vposer import Latent, VPoser
+from mesh_lib.metrics.pose_prior import prior_quality
+from mesh_lib.nets.vposer import RELEASES, Latent, Release, VPoserV2, vposer_of
 from mesh_lib.world.poses import sample_poses
 
 
 def test_the_layers_are_the_second_releases() -> None:
-    state = VPoser().state_dict()
+    state = VPoserV2().state_dict()
     assert state["encoder_net.2.weight"].shape == (512, 63)
     assert state["encoder_net.8.mu.weight"].shape == (32, 512)
     assert state["decoder_net.0.weight"].shape == (512, 32)
     assert state["decoder_net.5.weight"].shape == (126, 512)
 
 
-def test_every_code_decodes_to_rotations() -> None:
+def test_the_layers_are_the_first_releases() -> None:
+    """Names and shapes of the snapshot that SMPLify-X and Three Recipes use; nothing else has parameters."""
+    linear = {"enc_fc1": (512, 63), "enc_fc2": (512, 512), "enc_mu": (32, 512), "enc_logvar": (32, 512),
+              "dec_fc1": (512, 32), "dec_fc2": (512, 512), "dec_out": (126, 512)}  # fmt: skip
+    state = RELEASES["v1"]().state_dict()
+    assert {n: tuple(v.shape) for n, v in state.items() if "fc" in n and "weight" in n} == {
+        f"bodyprior_{name}.weight": shape for name, shape in linear.items() if "fc" in name
+    }
+    norms = {f"bodyprior_enc_bn{i}.{n}" for i in (1, 2) for n in
+             ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}  # fmt: skip
+    assert set(state) == norms | {f"bodyprior_{name}.{part}" for name in linear for part in ("weight", "bias")}
+
+
+@pytest.mark.parametrize(("release", "prefix"), [("v1", ""), ("v2", "vp_model."), ("v2", "")])
+def test_a_published_checkpoint_is_known_by_its_names(release: Release, prefix: str) -> None:
+    theirs = RELEASES[release]().eval()
+    state = {prefix + name: value for name, value in theirs.state_dict().items()}
+    ours = vposer_of(state | {"bm_train.shapedirs": torch.zeros(3)})
+    z = torch.randn(3, 32)
+    assert ours.release == release and not ours.training
+    torch.testing.assert_close(ours.decode(z), theirs.decode(z))
+    state.popitem()
+    with pytest.raises(ValueError, match="not a whole VPoser"):
+        vposer_of(state)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_every_code_decodes_to_rotations(release: Release) -> None:
     with torch.no_grad():
-        rotmats = VPoser().eval().decode(torch.randn(40, 32) * 3)
+        rotmats = RELEASES[release]().eval().decode(torch.randn(40, 32) * 3)
     torch.testing.assert_close(rotmats @ rotmats.mT, torch.eye(3).expand(40, 21, 3, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.linalg.det(rotmats), torch.ones(40, 21))
 
@@ -46,9 +75,10 @@ def test_geodesic_is_the_angle_and_its_gradient_stays_finite() -> None:
     assert turned.grad is not None and turned.grad.isfinite().all()
 
 
-def test_a_short_training_halves_the_error_and_uses_the_code(body: Body) -> None:
+@pytest.mark.parametrize(("release", "poses_term"), [("v1", "rotations"), ("v2", "joints")])
+def test_a_short_training_halves_the_error_and_uses_the_code(body: Body, release: Release, poses_term: str) -> None:
     torch.manual_seed(0)
-    layer, vposer = BodyLayer(body), VPoser()
+    layer, vposer = BodyLayer(body), RELEASES[release]()
     poses = torch.from_numpy(sample_poses(256, seed=0).body_pose_rotvec[:, :21].astype(np.float32))
     optimizer = torch.optim.Adam(vposer.parameters(), lr=1e-3)
 
@@ -56,20 +86,32 @@ def test_a_short_training_halves_the_error_and_uses_the_code(body: Body) -> None
         latent = vposer.encode(poses)
         decoded = vposer.decode(latent.sample())
         return vposer_losses(layer=layer, latent=latent, decoded=decoded, target_rotvec=poses,
-                             weights=VPoserLossWeights(), warm_up=True)  # fmt: skip
+                             weights=VPoserLossWeights(), warm_up=True, release=release)  # fmt: skip
 
-    first = loss()["joints"].item()
+    first = loss()[poses_term].item()
     for _ in range(60):
         optimizer.zero_grad()
         torch.stack(list(loss().values())).sum().backward()
         optimizer.step()
-    assert loss()["joints"].item() < first / 2
-    with torch.no_grad():
-        assert (vposer.encode(poses).mean.var(dim=0) > 0.01).sum() >= 8
+    assert loss()[poses_term].item() < first / 2
+    found = prior_quality(vposer.eval(), layer, poses, samples=32)
+    assert not found.collapsed and found.active_units >= 8
+    assert len(found.kl_of_units) == 32 and found.kl_nats == pytest.approx(sum(found.kl_of_units), abs=0.01)
+    assert 0 < found.sample_to_data_deg < 90 and found.data_to_data_deg > 1
+
+
+def test_a_decoder_that_ignores_its_code_is_found_out(body: Body) -> None:
+    torch.manual_seed(0)
+    poses = torch.from_numpy(sample_poses(64, seed=0).body_pose_rotvec[:, :21].astype(np.float32))
+    deaf = VPoserV2().eval()
+    for name in ("encoder_net.8.mu.weight", "decoder_net.0.weight"):
+        torch.nn.init.zeros_(deaf.get_parameter(name))
+    found = prior_quality(deaf, BodyLayer(body), poses, samples=16)
+    assert found.collapsed and found.active_units == 0 and found.sample_to_sample_deg < 0.1
 
 
 def test_after_the_warm_up_rotations_are_free(body: Body) -> None:
-    vposer, poses = VPoser(), torch.zeros(2, 21, 3)
+    vposer, poses = VPoserV2(), torch.zeros(2, 21, 3)
     latent = vposer.eval().encode(poses)
     terms = vposer_losses(layer=BodyLayer(body), latent=latent, decoded=vposer.decode(latent.mean),
                           target_rotvec=poses, weights=VPoserLossWeights(), warm_up=False)  # fmt: skip
