@@ -12,7 +12,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 log = logging.getLogger(__name__)
 
-LOCAL_OBJECT_STORE_BYTES = 1_000_000_000
+LOCAL_OBJECT_STORE_BYTES = 600_000_000
 LOCAL_LOGICAL_CPUS = 8
 """Streaming stages, actors and writers each hold a CPU; with two logical ones a pipeline waits for itself."""
 
