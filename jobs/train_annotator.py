@@ -19,7 +19,7 @@ from pipelines.annotators import load_prior
 from pipelines.bodies import find_body
 from pipelines.cluster import connect
 from pipelines.runs import open_run
-from pipelines.train_annotator import AnnotatorTraining, check_init, train_annotator
+from pipelines.train_annotator import AnnotatorTraining, starting_backbone, train_annotator
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +45,8 @@ class Job:
 
 def main(job: Job) -> None:
     body = find_body(job.body)
-    load_prior(job.prior)  # what does not fit is named before any work
-    check_init(job.training, job.weights)
+    prior = load_prior(job.prior)  # what does not fit is named before any work
+    backbone = starting_backbone(job.training, job.weights)
     inputs = [*job.strong, *job.weak, job.prior, str(body), *([job.weights] if job.weights else [])]
     run = open_run(job.out, job="train_annotator", settings=job.training, inputs=inputs)
     if run.finished:
@@ -54,8 +54,8 @@ def main(job: Job) -> None:
         return
     connect()
     last = train_annotator(
-        run, strong=list(job.strong), weak=list(job.weak), prior=job.prior, body=str(body), training=job.training,
-        weights=job.weights,
+        run, strong=list(job.strong), weak=list(job.weak), prior=prior, body=str(body), training=job.training,
+        backbone=backbone,
     )  # fmt: skip
     run.finish(result=last)
     log.info("trained, loss %.3f: %s", last["loss"], job.out)

@@ -33,7 +33,7 @@ class Job:
     coco_annotations: str | None = None
     """COCO's person_keypoints_*.json of the validation samples: their keypoint AP as well."""
     weights: str | None = None
-    """Checkpoint file that --training.init is read from."""
+    """Checkpoint file, or run folder, that --training.init is read from."""
     out: str
     """Run folder to create."""
     training: Pose2DTraining = field(default_factory=Pose2DTraining)
@@ -42,7 +42,7 @@ class Job:
 def main(job: Job) -> None:
     if job.coco_annotations and not job.validate:
         raise ValueError("--coco-annotations needs --validate: the samples of those annotations")
-    starting_network(job.training, job.weights)  # what does not fit is named before any work
+    start_network = starting_network(job.training, job.weights)  # what does not fit is named before any work
     inputs = [*job.samples, *(path for path in (job.validate, job.coco_annotations, job.weights) if path)]
     for path in (*job.samples, *([job.validate] if job.validate else [])):
         open_source(path)
@@ -51,7 +51,7 @@ def main(job: Job) -> None:
         log.info("%s is complete already", job.out)
         return
     connect()
-    last = train_pose2d(run, samples=list(job.samples), training=job.training, weights=job.weights)
+    last = train_pose2d(run, samples=list(job.samples), training=job.training, start=start_network)
     scores = None
     if job.validate:
         scores = score_pose2d(run.folder, samples=job.validate, annotations=job.coco_annotations)

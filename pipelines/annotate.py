@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from mesh_lib import tables
 from mesh_lib.body.joints import BODY33, JointSet
@@ -21,7 +21,7 @@ from mesh_lib.datasets.images import BadImage
 from mesh_lib.labels import failure, flags, make_labels
 from pipelines import annotators, runs, storage
 from pipelines.bodies import BODY
-from pipelines.stream import cut, open_source
+from pipelines.stream import Source, cut, open_source
 
 log = logging.getLogger(__name__)
 
@@ -56,19 +56,10 @@ def annotate(run: runs.Run, *, samples: str, annotator: str, stage: AnnotateStag
     samples, annotator = storage.absolute(samples), storage.absolute(annotator)
     source = open_source(samples)
     config = annotators.load_config(annotator)
-    system, _ = storage.resolve(samples)
     target, folder = storage.resolve(run.path(LABELS))
     storage.write_bytes(run.path(BODY), storage.read_bytes(storage.join(annotator, BODY)))
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    files = sorted({file for file, _, _ in source.groups})
-    rows = ray.data.read_parquet(files, filesystem=system, shuffle=None).select_columns(list(COLUMNS))
-    crops = rows.map_batches(
-        lambda table: prepare(table, input_size=config.input_size, joint_set=source.joint_set),
-        batch_size=stage.batch_size,
-        batch_format="pyarrow",
-        num_cpus=1,
-        compute=ray.data.TaskPoolStrategy(size=stage.readers),
-    )
+    crops = crop_rows(source, input_size=config.input_size, batch_size=stage.batch_size, readers=stage.readers)
     # Unlike resources keep Ray from fusing the decoders into the annotator's own thread.
     labels = crops.map_batches(
         Annotate,
@@ -115,7 +106,21 @@ def count_labels(folder: str) -> Counter[str]:
     return counts
 
 
-def prepare(table: pa.Table, *, input_size: tuple[int, int], joint_set: JointSet) -> dict[str, np.ndarray]:
+def crop_rows(source: Source, *, input_size: tuple[int, int], batch_size: int, readers: int) -> Dataset:
+    """Every sample of a dataset, once, cut for a network: crop, box, given keypoints, and a `status`."""
+    system, _ = storage.resolve(source.path)
+    files = sorted({file for file, _, _ in source.groups})
+    rows = ray.data.read_parquet(files, filesystem=system, shuffle=None).select_columns(list(COLUMNS))
+    return rows.map_batches(
+        lambda table: _prepare(table, input_size=input_size, joint_set=source.joint_set),
+        batch_size=batch_size,
+        batch_format="pyarrow",
+        num_cpus=1,
+        compute=TaskPoolStrategy(size=readers),
+    )
+
+
+def _prepare(table: pa.Table, *, input_size: tuple[int, int], joint_set: JointSet) -> dict[str, np.ndarray]:
     """Decode and crop; a row that cannot be annotated gets its reason as `status` and a black crop."""
     cv2.setNumThreads(1)
     width, height = input_size

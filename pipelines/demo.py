@@ -16,6 +16,7 @@ from mesh_lib.losses.pose2pose import Pose2PoseLossConfig
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from pipelines import storage
 from pipelines.annotate import AnnotateStage, annotate
+from pipelines.annotators import load_prior
 from pipelines.bodies import cached_body, load_body_of
 from pipelines.cluster import connect
 from pipelines.ingest import IngestStage, ingest_coco, read_coco
@@ -213,7 +214,8 @@ class _Line:
         prior, body = self.path("prior"), self.bodies["full"]
 
         def work(run: Run) -> dict[str, Any]:
-            last = train_annotator(run, strong=strong, weak=weak, prior=prior, body=str(body), training=training)
+            vposer = load_prior(prior)
+            last = train_annotator(run, strong=strong, weak=weak, prior=vposer, body=str(body), training=training)
             return {"result": last}
 
         self.stage(name, work, settings=training, inputs=[*strong, *weak, prior, body])

@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -21,8 +21,9 @@ from ray.data import Dataset
 from ray.train import DataConfig, RunConfig, ScalingConfig, WorkerGroupError
 from torch import Tensor, nn
 
+from mesh_lib.nets.checkpoints import read_state
 from mesh_lib.supervision import Truth
-from pipelines import runs, storage
+from pipelines import annotators, runs, storage
 from pipelines.stream import StreamConfig
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,24 @@ class Recipe(Protocol):
     """How a worker, on whatever machine, gets its learner."""
 
     def start(self, folder: str) -> Learner: ...
+
+
+def initial_state(init: str, weights: str | None, *, run_weights: Mapping[str, tuple[str, str]]) -> dict[str, Tensor]:
+    """Named tensors that a training starts from; none for `random`.
+
+    weights is a published checkpoint, or the run folder of the (job, file) that `run_weights` names for this `init`.
+    Raises ValueError where the two do not go together, or hold nothing readable.
+    """
+    if (init == "random") != (weights is None):
+        need = "needs --weights" if weights is None else "takes no --weights; name what they are"
+        raise ValueError(f"--training.init {init} {need}")
+    if weights is None:
+        return {}
+    if weights.endswith(annotators.CHECKPOINTS) or init not in run_weights:
+        return read_state(weights)
+    job, file = run_weights[init]
+    runs.load_run(weights, job=job)
+    return annotators.read_weights(storage.join(weights, file))
 
 
 def fit(

@@ -12,18 +12,23 @@ from torch import Tensor
 
 from mesh_lib.losses.pose2pose import Pose2PoseLossConfig, annotator_losses
 from mesh_lib.nets.annotator import Annotation, Annotator
-from mesh_lib.nets.checkpoints import fit_state, read_state, rename_backbone
+from mesh_lib.nets.checkpoints import fit_state, rename_backbone
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from mesh_lib.nets.resnet import ResNet
+from mesh_lib.nets.vposer import VPoser, vposer_of
 from mesh_lib.supervision import Truth, make_targets
 from pipelines import annotators, runs, storage
 from pipelines.bodies import body_npz, load_body_of, put_body
 from pipelines.stream import Source, open_source, training_stream
-from pipelines.train import Training, fit
+from pipelines.train import Training, fit, initial_state
 
 log = logging.getLogger(__name__)
 
-BACKBONE = "_backbone.safetensors"
+BACKBONE, PRIOR = "_backbone.safetensors", "_vposer.safetensors"
+RUN_WEIGHTS = {
+    "pose2d": ("train_pose2d", annotators.POSE2D_WEIGHTS),
+    "pose3d": ("train_annotator", annotators.WEIGHTS),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,23 +57,25 @@ def train_annotator(
     *,
     strong: list[str],
     weak: list[str],
-    prior: str,
+    prior: VPoser,
     body: str,
     training: AnnotatorTraining,
-    weights: str | None = None,
+    backbone: ResNet | None = None,
 ) -> dict[str, Any]:
     """Train f into the run folder; returns the last metrics.
 
-    strong and weak are sample folders with 3D and with 2D supervision; weights the checkpoint file or run folder that
-    `training.init` names the kind of. Raises ValueError for a mix that cannot be drawn: no datasets for a share of the
-    batch, or a share that splits no batch evenly over the workers; and for 3D truth that speaks of another body.
+    strong and weak are sample folders with 3D and with 2D supervision, backbone what f starts from
+    (`starting_backbone`). Raises ValueError for a mix that cannot be drawn: no datasets for a share of the batch, or a
+    share that splits no batch evenly over the workers; and for 3D truth that speaks of another body.
     """
     counts = _split_batch(training, strong=bool(strong), weak=bool(weak))
     sources = [open_source(path) for path in [*strong, *weak]]
     rows = sum(source.rows for source in sources)
     _check_bodies(sources[: len(strong)], hashlib.sha256(body_npz(body)).hexdigest())
+    # Workers may be on other machines: whatever they start from lies in the run folder.
     put_body(body, run.folder)
-    if backbone := check_init(training, weights):
+    annotators.write_weights(prior.state_dict(), run.path(PRIOR))
+    if backbone is not None:
         annotators.write_weights(backbone.state_dict(), run.path(BACKBONE))
     streams: dict[str, Dataset] = {
         name: training_stream(
@@ -78,8 +85,7 @@ def train_annotator(
         for name, paths, hidden in (("strong", strong, training.withhold_3d), ("weak", weak, True))
         if counts[name]
     }  # fmt: skip
-    recipe = AnnotatorRecipe(training, storage.absolute(prior))
-    return fit(run, recipe=recipe, streams=streams, counts=counts, rows=rows, training=training)
+    return fit(run, recipe=AnnotatorRecipe(training), streams=streams, counts=counts, rows=rows, training=training)
 
 
 @dataclass(frozen=True)
@@ -87,10 +93,9 @@ class AnnotatorRecipe:
     """How a worker gets f."""
 
     training: AnnotatorTraining
-    prior: str
 
     def start(self, folder: str) -> AnnotatorLearner:
-        vposer = annotators.load_prior(self.prior)
+        vposer = vposer_of(annotators.read_weights(storage.join(folder, PRIOR)))
         annotator = Annotator(self.training.model, body=load_body_of(folder), vposer=vposer)
         if self.training.init != "random":
             annotator.pose2pose.backbone.load_state_dict(annotators.read_weights(storage.join(folder, BACKBONE)))
@@ -113,22 +118,14 @@ class AnnotatorLearner:
         annotators.save_annotator(self.network, self.folder)
 
 
-def check_init(training: AnnotatorTraining, weights: str | None) -> ResNet | None:
+def starting_backbone(training: AnnotatorTraining, weights: str | None) -> ResNet | None:
     """The backbone that f starts with; None where it starts from nothing.
 
     Raises ValueError where `init` and `weights` do not go together, or the checkpoint holds no such backbone.
     """
-    if (training.init == "random") != (weights is None):
-        need = "needs --weights" if weights is None else "takes no --weights; set it to imagenet, pose2d or pose3d"
-        raise ValueError(f"--training.init {training.init} {need}")
-    if weights is None:
+    state = initial_state(training.init, weights, run_weights=RUN_WEIGHTS)
+    if not state:
         return None
-    if weights.endswith(annotators.CHECKPOINTS):
-        state = read_state(weights)
-    else:
-        name = annotators.POSE2D_WEIGHTS if training.init == "pose2d" else annotators.WEIGHTS
-        runs.load_run(weights, job="train_pose2d" if training.init == "pose2d" else "train_annotator")
-        state = annotators.read_weights(storage.join(weights, name))
     backbone = ResNet(training.model.backbone)
     found = fit_state(backbone, state, rename=rename_backbone)
     if found.absent:

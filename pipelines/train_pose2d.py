@@ -10,20 +10,20 @@ from typing import Any, Literal
 import numpy as np
 import ray
 import torch
-from ray.data import ActorPoolStrategy, TaskPoolStrategy
+from ray.data import ActorPoolStrategy
 from torch import Tensor
 
 from mesh_lib import tables
 from mesh_lib.body.joints import BODY33, COCO17
 from mesh_lib.losses.pose2d import pose2d_loss
 from mesh_lib.metrics.keypoints_2d import oks_ap, pck
-from mesh_lib.nets.checkpoints import fit_state, read_state, rename_backbone
+from mesh_lib.nets.checkpoints import fit_state, rename_backbone
 from mesh_lib.nets.pose2d import Pose2D, Pose2DConfig, decode_heatmaps, rename_simple_baselines
 from mesh_lib.supervision import Truth, swap, warp_points
 from pipelines import annotators, runs, storage
-from pipelines.annotate import COLUMNS, prepare
+from pipelines.annotate import crop_rows
 from pipelines.stream import open_source, training_stream
-from pipelines.train import Training, fit
+from pipelines.train import Training, fit, initial_state
 
 log = logging.getLogger(__name__)
 
@@ -45,18 +45,12 @@ class Pose2DTraining(Training):
     """What it starts from: nothing, torchvision's ImageNet weights, or Simple Baselines' own (head included)."""
 
 
-def train_pose2d(
-    run: runs.Run, *, samples: list[str], training: Pose2DTraining, weights: str | None = None
-) -> dict[str, Any]:
-    """Train on the 2D keypoints of sample folders into the run folder; returns the last metrics.
-
-    weights: the checkpoint file that `training.init` names the kind of. Raises ValueError where they do not go
-    together, and for a batch that does not split over the workers.
-    """
+def train_pose2d(run: runs.Run, *, samples: list[str], training: Pose2DTraining, start: Pose2D) -> dict[str, Any]:
+    """Train `start` (`starting_network`) on the 2D keypoints of sample folders, into the run folder; returns the last
+    metrics. Raises ValueError for a batch that does not split over the workers."""
     if training.batch_size % training.workers:
         raise ValueError(f"{training.batch_size} samples a batch do not split over {training.workers} workers")
     rows = sum(open_source(path).rows for path in samples)
-    start = starting_network(training, weights)
     storage.write_json(run.path(annotators.MODEL), runs.plain(training.model))
     annotators.write_weights(start.state_dict(), run.path(START))
     count = training.batch_size // training.workers
@@ -73,17 +67,14 @@ def train_pose2d(
 def starting_network(training: Pose2DTraining, weights: str | None) -> Pose2D:
     """The network before its first step. Raises ValueError where `init` and `weights` do not go together, or do not
     fit."""
-    if (training.init == "random") != (weights is None):
-        need = "needs --weights" if weights is None else "takes no --weights; set it to imagenet or pose2d"
-        raise ValueError(f"--training.init {training.init} {need}")
+    state = initial_state(training.init, weights, run_weights={"pose2d": ("train_pose2d", WEIGHTS)})
     torch.manual_seed(training.seed)
     network = Pose2D(training.model)
-    if weights is not None:
-        state = read_state(weights)
-        if training.init == "imagenet":
-            found = fit_state(network.backbone, state, rename=rename_backbone)
-        else:
-            found = fit_state(network, state, rename=rename_simple_baselines)
+    if state:
+        whole = training.init == "pose2d"
+        found = fit_state(
+            network if whole else network.backbone, state, rename=rename_simple_baselines if whole else rename_backbone
+        )
         if found.absent:
             raise ValueError(f"{weights} holds no whole network of this kind: {found}")
         log.info("starting from %s: %s", weights, found)
@@ -131,17 +122,8 @@ class Pose2DLearner:
 def score_pose2d(folder: str, *, samples: str, annotations: str | None = None) -> dict[str, Any]:
     """PCK@0.1 of a trained network over samples; with COCO's annotation file, its keypoint AP as well."""
     folder, source = storage.absolute(folder), open_source(samples)
-    system, _ = storage.resolve(samples)
-    config = load_pose2d(folder).config
-    files = sorted({file for file, _, _ in source.groups})
-    crops = (
-        ray.data.read_parquet(files, filesystem=system, shuffle=None)
-        .select_columns(list(COLUMNS))
-        .map_batches(
-            lambda table: prepare(table, input_size=config.input_size, joint_set=source.joint_set),
-            batch_size=BATCH, batch_format="pyarrow", num_cpus=1, compute=TaskPoolStrategy(size=2),
-        )
-    )  # fmt: skip
+    size = load_pose2d(folder).config.input_size
+    crops = crop_rows(source, input_size=size, batch_size=BATCH, readers=2)
     found = crops.map_batches(
         Estimate, fn_constructor_args=(folder,), batch_size=BATCH, batch_format="numpy", num_cpus=0.5,
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0, compute=ActorPoolStrategy(size=1),

@@ -17,7 +17,8 @@ from torch import Tensor
 from mesh_lib.body.joints import BODY33, POSE2POSE25
 from mesh_lib.geometry.rotations import rotmat_to_rotvec
 from mesh_lib.nets.annotator import Annotation
-from mesh_lib.nets.pose2pose import STRIDE, Pose2PoseConfig
+from mesh_lib.nets.pose2pose import Pose2PoseConfig
+from mesh_lib.nets.resnet import STRIDE
 from mesh_lib.supervision import Targets
 
 BODY_BOX_M = 2.0

@@ -15,35 +15,23 @@ from torch import Tensor, nn
 
 from mesh_lib.body.joints import JOINT_SETS, JointSet
 from mesh_lib.nets.checkpoints import rename_backbone
-from mesh_lib.nets.resnet import Depth, ResNet
+from mesh_lib.nets.resnet import CropNetConfig, ResNet
 
 HEATMAP_STRIDE = 4
 DECONV_CHANNELS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pose2DConfig:
+class Pose2DConfig(CropNetConfig):
     """What the network is. The defaults are Simple Baselines' (but for the joints: COCO's 17 there)."""
 
-    backbone: Depth = 50
-    """ResNet depth."""
-    input_width: int = 192
-    """Crop width in pixels, a multiple of 32."""
-    input_height: int = 256
-    """Crop height in pixels, a multiple of 32."""
     joint_set: str = "body33"
     """Name of the joints that have a heatmap: body33, or coco17 as published."""
 
     def __post_init__(self) -> None:
-        if self.input_width % 32 or self.input_height % 32 or min(self.input_size) < 32:
-            raise ValueError(f"crop {self.input_width}x{self.input_height}: both sides must be multiples of 32")
+        super().__post_init__()
         if self.joint_set not in JOINT_SETS:
             raise ValueError(f"joint_set {self.joint_set!r} is none of {', '.join(sorted(JOINT_SETS))}")
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """(width, height) of the crop."""
-        return self.input_width, self.input_height
 
     @property
     def joints(self) -> JointSet:

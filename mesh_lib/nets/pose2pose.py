@@ -15,35 +15,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mesh_lib.body.joints import POSE2POSE25, VPOSER21
-from mesh_lib.nets.resnet import Depth, ResNet
+from mesh_lib.nets.resnet import STRIDE, CropNetConfig, ResNet
 from mesh_lib.nets.vposer import LATENT
 
 DEPTH_BINS = 8
 JOINT_FEATURES = 512
-STRIDE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pose2PoseConfig:
+class Pose2PoseConfig(CropNetConfig):
     """What the network is. The defaults are the published ones."""
 
-    backbone: Depth = 50
-    """ResNet depth."""
-    input_width: int = 192
-    """Crop width in pixels, a multiple of 32."""
-    input_height: int = 256
-    """Crop height in pixels, a multiple of 32."""
     pose_head: Literal["vposer", "rot6d"] = "vposer"
     """Latent code of VPoser (third recipe), or 6D rotations of the 21 body joints."""
-
-    def __post_init__(self) -> None:
-        if self.input_width % STRIDE or self.input_height % STRIDE or min(self.input_size) < STRIDE:
-            raise ValueError(f"crop {self.input_width}x{self.input_height}: both sides must be multiples of {STRIDE}")
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """(width, height) of the crop."""
-        return self.input_width, self.input_height
 
     @property
     def heatmap_size(self) -> tuple[int, int, int]:

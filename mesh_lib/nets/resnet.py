@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Float
@@ -15,6 +16,31 @@ BLOCKS: dict[int, tuple[int, int, int, int]] = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
+
+
+STRIDE = 32
+"""Pixels of the crop for one feature."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropNetConfig:
+    """What every network over a person's crop has: a backbone, and the crop's size."""
+
+    backbone: Depth = 50
+    """ResNet depth."""
+    input_width: int = 192
+    """Crop width in pixels, a multiple of 32."""
+    input_height: int = 256
+    """Crop height in pixels, a multiple of 32."""
+
+    def __post_init__(self) -> None:
+        if self.input_width % STRIDE or self.input_height % STRIDE or min(self.input_size) < STRIDE:
+            raise ValueError(f"crop {self.input_width}x{self.input_height}: both sides must be multiples of {STRIDE}")
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(width, height) of the crop."""
+        return self.input_width, self.input_height
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:

@@ -6,6 +6,7 @@ releases, so that their checkpoints' names match: the first (SMPLify-X, and Thre
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -39,16 +40,16 @@ class Latent:
         return 0.5 * (self.mean.square() + self.scale.square() - 1) - self.scale.log()
 
 
-class VPoser(nn.Module):
+class VPoser(nn.Module, ABC):
     """encode: rotation vectors of the 21 VPOSER21 joints → Latent; decode: code → rotation matrices."""
 
     release: Release
 
-    def encode(self, pose_rotvec: Float[Tensor, "batch 21 3"]) -> Latent:
-        raise NotImplementedError
+    @abstractmethod
+    def encode(self, pose_rotvec: Float[Tensor, "batch 21 3"]) -> Latent: ...
 
-    def decode_6d(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch numbers"]:
-        raise NotImplementedError
+    @abstractmethod
+    def decode_6d(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch numbers"]: ...
 
     def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch 21 3 3"]:
         return rot6d_to_rotmat(self.decode_6d(z).unflatten(-1, (JOINTS, 6)))

@@ -22,7 +22,7 @@ from pipelines import annotators, runs, storage
 from pipelines.annotate import AnnotateStage
 from pipelines.bodies import cached_body, put_body
 from pipelines.stream import StreamConfig, open_source, training_stream
-from pipelines.train_annotator import AnnotatorRecipe, AnnotatorTraining, _split_batch, check_init
+from pipelines.train_annotator import PRIOR, AnnotatorRecipe, AnnotatorTraining, _split_batch, starting_backbone
 from pipelines.train_prior import PriorTraining, gather_poses
 
 pytestmark = pytest.mark.ray
@@ -143,7 +143,7 @@ def test_f_starts_from_published_weights(tiny_annotator: Path, published_resnet1
     for name in ("conv1.weight", "layer4.1.conv2.weight"):
         moved = (backbone.get_parameter(name) - start[name]).abs().max()
         assert 0 < moved < 1e-3, name
-    again = check_init(AnnotatorTraining(model=Pose2PoseConfig(backbone=18), init="pose3d"), str(tiny_annotator))
+    again = starting_backbone(AnnotatorTraining(model=Pose2PoseConfig(backbone=18), init="pose3d"), str(tiny_annotator))
     assert again is not None
     torch.testing.assert_close(again.get_parameter("conv1.weight"), backbone.get_parameter("conv1.weight"))
 
@@ -154,8 +154,10 @@ def test_f_with_a_published_prior_is_kept_and_loaded_again(tmp_path: Path) -> No
     torch.save(vposer, tmp_path / "TR00_E096.pt")
     run = runs.open_run(tmp_path / "f", job="train_annotator", settings={})
     put_body(cached_body("low"), run.folder)
+    prior = annotators.load_prior(str(tmp_path / "TR00_E096.pt"))
+    annotators.write_weights(prior.state_dict(), run.path(PRIOR))
     training = AnnotatorTraining(model=Pose2PoseConfig(backbone=18, input_width=64, input_height=64))
-    learner = AnnotatorRecipe(training, str(tmp_path / "TR00_E096.pt")).start(run.folder)
+    learner = AnnotatorRecipe(training).start(run.folder)
     learner.save()
     run.finish()
     f = annotators.load_annotator(run.folder)
@@ -164,14 +166,14 @@ def test_f_with_a_published_prior_is_kept_and_loaded_again(tmp_path: Path) -> No
 
 def test_what_f_starts_from_is_checked_before_any_work(tmp_path: Path) -> None:
     small = AnnotatorTraining(model=Pose2PoseConfig(backbone=18))
-    assert check_init(small, None) is None
+    assert starting_backbone(small, None) is None
     with pytest.raises(ValueError, match="random takes no --weights"):
-        check_init(small, "x.pth")
+        starting_backbone(small, "x.pth")
     with pytest.raises(ValueError, match="pose2d needs --weights"):
-        check_init(dataclasses.replace(small, init="pose2d"), None)
+        starting_backbone(dataclasses.replace(small, init="pose2d"), None)
     torch.save({n: v for n, v in ResNet(18).state_dict().items() if "layer4" not in n}, tmp_path / "part.pth")
     with pytest.raises(ValueError, match="no whole ResNet-18"):
-        check_init(dataclasses.replace(small, init="imagenet"), str(tmp_path / "part.pth"))
+        starting_backbone(dataclasses.replace(small, init="imagenet"), str(tmp_path / "part.pth"))
 
 
 def test_inputs_that_are_not_samples_are_named(tiny_world: Path, tiny_prior: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from mesh_lib.nets.resnet import ResNet
 from pipelines import runs
 from pipelines.ingest import IngestStage, ingest_coco
-from pipelines.train_annotator import AnnotatorTraining, check_init
+from pipelines.train_annotator import AnnotatorTraining, starting_backbone
 from pipelines.train_pose2d import Pose2DTraining, load_pose2d, starting_network
 
 pytestmark = pytest.mark.ray
@@ -46,11 +46,11 @@ def test_it_trains_scores_and_gives_f_its_backbone(
         network.final_layer.weight, starting_network(SMALL, None).final_layer.weight
     )
     f = AnnotatorTraining(model=Pose2PoseConfig(backbone=18), init="pose2d")
-    backbone = check_init(f, str(tmp_path / "p"))
+    backbone = starting_backbone(f, str(tmp_path / "p"))
     assert backbone is not None
     torch.testing.assert_close(backbone.state_dict(), network.backbone.state_dict())
     with pytest.raises(ValueError, match="a run of train_pose2d, not of train_annotator"):
-        check_init(dataclasses.replace(f, init="pose3d"), str(tmp_path / "p"))
+        starting_backbone(dataclasses.replace(f, init="pose3d"), str(tmp_path / "p"))
 
 
 def test_it_starts_from_published_weights(tmp_path: Path) -> None:
