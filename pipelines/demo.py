@@ -65,9 +65,9 @@ def plan(preset: Preset) -> Plan:
             )
         case "evening":
             return Plan(
-                world=World(studio=1000, street=400, street3d=500, street_test=0),
+                world=World(studio=600, street=300, street3d=500, street_test=0),
                 prior=PriorTraining(generated=100_000, steps=4000, batch_size=256, warm_up=1.0),
-                training=dataclasses.replace(small, epochs=12, samples_per_epoch=11_500),
+                training=dataclasses.replace(small, epochs=12, samples_per_epoch=12_000),
                 control=True,
             )
 
