@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import tyro
 
+from pipelines.runs import plain
+
+log = logging.getLogger(__name__)
 Job = TypeVar("Job")
 
 
-def start(main: Callable[[Job], None], job: type[Job] | dict[str, type[Job]], *, doc: str) -> None:
+def start(
+    main: Callable[[Job], None],
+    job: type[Job] | dict[str, type[Job]],
+    *,
+    doc: str,
+    presets: Mapping[str, Any] | None = None,
+) -> None:
     """Parse the command line into `job` (or one of several, by subcommand), and run `main`.
 
-    A user's mistake ends in one readable message; ANNOMESH_DEBUG=1 shows the traceback instead.
+    presets are values of the job's `training` that --preset names; --show prints the settings and stops. A user's
+    mistake ends in one readable message; ANNOMESH_DEBUG=1 shows the traceback instead.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     doc = re.sub(r"\n(?=[A-Z])", "\n\n", doc)  # else the help joins Reads, Writes and Costs into one paragraph
@@ -26,12 +38,29 @@ def start(main: Callable[[Job], None], job: type[Job] | dict[str, type[Job]], *,
         if isinstance(job, dict):
             settings = tyro.extras.subcommand_cli_from_dict({**job}, description=doc)
         else:
-            settings = tyro.cli(job, description=doc)
-        main(settings)
+            settings = tyro.cli(job, description=doc, default=_from_preset(job, presets) if presets else None)
+        if presets and settings.show:
+            log.info(json.dumps(plain(settings.training), indent=2))
+        else:
+            main(settings)
     except (ValueError, OSError) as error:
         if os.environ.get("ANNOMESH_DEBUG"):
             raise
         cause = getattr(error, "cause", None) or error  # a Ray task's error carries its own
         raise SystemExit(f"error: {cause}") from None
     except KeyboardInterrupt:
-        raise SystemExit("interrupted; run the same command again to start over in the same folder") from None
+        raise SystemExit("interrupted; run the same command again to go on in the same folder") from None
+
+
+def _from_preset(job: type[Job], presets: Mapping[str, Any]) -> Job:
+    """The job before its other options are read: what must be given is still missing, but for --show."""
+    line = " ".join(sys.argv[1:])
+    named = re.search(r"--preset[ =](\S+)", line)
+    training = presets.get(named[1] if named else "", next(iter(presets.values())))
+    required = [
+        f.name for f in dataclasses.fields(job)  # pyright: ignore[reportArgumentType]
+        if f.default is f.default_factory is dataclasses.MISSING
+    ]  # fmt: skip
+    absent = "" if "--show" in sys.argv else tyro.MISSING
+    given: dict[str, Any] = dict.fromkeys(required, absent) | {"training": training}
+    return job(**given)

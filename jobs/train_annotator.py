@@ -3,23 +3,27 @@
 Reads   <strong>           sample folders with 3D truth (motion capture; 3D in the wild, the first recipe)
         <weak>             sample folders with 2D keypoints only (in the wild)
         <prior>            run folder of jobs/train_prior.py
-Writes  <out>              run.json, annotator.safetensors, model.json, body.npz, metrics.json
+Writes  <out>              run.json, annotator.safetensors, model.json, body.npz, metrics.json, tensorboard/,
+                           checkpoint.safetensors: killed at any moment, the same command goes on from there
 Costs   the paper's f took 6 hours on one A100; jobs/demo.py trains a small one in minutes on two CPU cores
 
-    python jobs/train_annotator.py --strong world/studio --weak world/street --prior runs/prior --out runs/f
+    python jobs/train_annotator.py --preset three-recipes --show
+    python jobs/train_annotator.py --strong world/studio world/street3d --weak world/street --prior runs/prior \\
+        --weights runs/pose2d --out runs/f
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from typing import Literal
 
 from jobs import start
 from pipelines.annotators import load_prior
 from pipelines.bodies import find_body
 from pipelines.cluster import connect
 from pipelines.runs import open_run
-from pipelines.train_annotator import AnnotatorTraining, starting_backbone, train_annotator
+from pipelines.train_annotator import PRESETS, AnnotatorTraining, starting_backbone, train_annotator
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +38,18 @@ class Job:
     """Sample folders whose 2D keypoints supervise."""
     prior: str
     """Run folder of jobs/train_prior.py, or a published VPoser checkpoint (first release .pt, second .ckpt)."""
+    validate: str | None = None
+    """Sample folder with 3D truth whose PA-MPJPE is reported after every epoch."""
     weights: str | None = None
     """Checkpoint file, or run folder, that --training.init is read from."""
     out: str
     """Run folder to create."""
     body: str = "full"
     """Body that the labels will speak: full, low, or a file (.npz, .pkl)."""
+    preset: Literal["three-recipes", "neuralannot", "demo"] = "three-recipes"
+    """Settings to start from; --training.… options change them one by one."""
+    show: bool = False
+    """Print all settings and stop."""
     training: AnnotatorTraining = field(default_factory=AnnotatorTraining)
 
 
@@ -47,19 +57,19 @@ def main(job: Job) -> None:
     body = find_body(job.body)
     prior = load_prior(job.prior)  # what does not fit is named before any work
     backbone = starting_backbone(job.training, job.weights)
-    inputs = [*job.strong, *job.weak, job.prior, str(body), *([job.weights] if job.weights else [])]
-    run = open_run(job.out, job="train_annotator", settings=job.training, inputs=inputs)
+    inputs = [*job.strong, *job.weak, job.prior, str(body), *(p for p in (job.weights, job.validate) if p)]
+    run = open_run(job.out, job="train_annotator", settings=job.training, inputs=inputs, resume=True)
     if run.finished:
         log.info("%s is complete already", job.out)
         return
     connect()
     last = train_annotator(
         run, strong=list(job.strong), weak=list(job.weak), prior=prior, body=str(body), training=job.training,
-        backbone=backbone,
+        backbone=backbone, validation=job.validate,
     )  # fmt: skip
     run.finish(result=last)
     log.info("trained, loss %.3f: %s", last["loss"], job.out)
 
 
 if __name__ == "__main__":
-    start(main, Job, doc=__doc__ or "")
+    start(main, Job, doc=__doc__ or "", presets=PRESETS)

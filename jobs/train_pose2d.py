@@ -46,12 +46,14 @@ def main(job: Job) -> None:
     inputs = [*job.samples, *(path for path in (job.validate, job.coco_annotations, job.weights) if path)]
     for path in (*job.samples, *([job.validate] if job.validate else [])):
         open_source(path)
-    run = open_run(job.out, job="train_pose2d", settings=job.training, inputs=inputs)
+    run = open_run(job.out, job="train_pose2d", settings=job.training, inputs=inputs, resume=True)
     if run.finished:
         log.info("%s is complete already", job.out)
         return
     connect()
-    last = train_pose2d(run, samples=list(job.samples), training=job.training, start=start_network)
+    last = train_pose2d(
+        run, samples=list(job.samples), training=job.training, start=start_network, validation=job.validate
+    )
     scores = None
     if job.validate:
         scores = score_pose2d(run.folder, samples=job.validate, annotations=job.coco_annotations)

@@ -2,33 +2,73 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from mesh_lib.nets.annotator import Annotator
-from mesh_lib.nets.checkpoints import read_state
+from mesh_lib.nets.checkpoints import Fit, depth_of, fit_state, read_state, rename_pose2pose
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
-from mesh_lib.nets.vposer import RELEASES, VPoser, release_of, vposer_of
+from mesh_lib.nets.vposer import LATENT, RELEASES, VPoser, release_of, vposer_of
 from pipelines import runs, storage
-from pipelines.bodies import load_body_of
+from pipelines.bodies import load_body_of, put_body
 
 WEIGHTS = "annotator.safetensors"
 MODEL = "model.json"
 PRIOR_WEIGHTS = "vposer.safetensors"
 POSE2D_WEIGHTS = "pose2d.safetensors"
+MAKERS = ("train_annotator", "import_annotator")
+"""Jobs whose run folders hold an annotator."""
 CHECKPOINTS = (".pt", ".pth", ".pth.tar", ".ckpt", ".safetensors")
 """Names of published weights' files end so."""
 
 
-def save_annotator(annotator: Annotator, folder: str) -> None:
+def import_annotator(
+    run: runs.Run, *, state: Mapping[str, torch.Tensor], prior: VPoser | None, body: str, input_size: tuple[int, int]
+) -> Fit:
+    """A published body network of the Pose2Pose family as an annotator in the run folder; which name went where.
+
+    Its backbone and pose head are told by its tensors. Raises ValueError for another architecture, for a checkpoint
+    that holds less than the whole network, and where its head answers with codes of a VPoser and none is given.
+    """
+    config = Pose2PoseConfig(
+        backbone=depth_of(state), input_width=input_size[0], input_height=input_size[1], pose_head=_pose_head(state)
+    )
+    if (config.pose_head == "vposer") != (prior is not None):
+        need = "answers with VPoser codes: pass --prior" if prior is None else "answers with 6D rotations: no --prior"
+        raise ValueError(f"this network {need}")
+    put_body(body, run.folder)
+    annotator = Annotator(config, body=load_body_of(run.folder), vposer=prior)
+    found = fit_state(annotator.regressor, state, rename=rename_pose2pose)
+    if found.absent:
+        raise ValueError(f"the checkpoint holds no whole Pose2Pose: {found}")
+    save_annotator(annotator, run.folder)
+    storage.write_json(run.path("import.json"), dataclasses.asdict(found))
+    return found
+
+
+def _pose_head(state: Mapping[str, torch.Tensor]) -> Literal["vposer", "rot6d"]:
+    for name, value in state.items():
+        if rename_pose2pose(name) == "pose.weight":
+            return "vposer" if len(value) == LATENT else "rot6d"
+    raise ValueError("the checkpoint has no pose head (rotation_net.pose_out): it is no Pose2Pose")
+
+
+def save_annotator(annotator: Annotator, folder: str, *, kind: str = "") -> None:
     """Weights and model settings; the body is put beside them when the run starts."""
     storage.write_json(storage.join(folder, MODEL), runs.plain(annotator.config))
-    write_weights(learned_state(annotator), storage.join(folder, WEIGHTS))
+    write_weights(learned_state(annotator), storage.join(folder, weights_file(WEIGHTS, kind)))
+
+
+def weights_file(name: str, kind: str) -> str:
+    """Name of the file for weights of another `kind` than those that a run delivers: annotator-best.safetensors."""
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}-{kind}.{suffix}" if kind else name
 
 
 def learned_state(annotator: Annotator) -> dict[str, torch.Tensor]:
@@ -43,15 +83,16 @@ def load_annotator(folder: str) -> Annotator:
     """
     config, path = load_config(folder), storage.join(folder, WEIGHTS)
     state = read_weights(path)
-    release = release_of(name.removeprefix("vposer.") for name in state)
-    annotator = Annotator(config, body=load_body_of(folder), vposer=RELEASES[release]())
+    prior = [name.removeprefix("vposer.") for name in state if name.startswith("vposer.")]
+    vposer = RELEASES[release_of(prior)]() if prior else None
+    annotator = Annotator(config, body=load_body_of(folder), vposer=vposer)
     load_weights(annotator, state, where=path)
     return annotator.eval()
 
 
 def load_config(folder: str) -> Pose2PoseConfig:
     """The model settings of a finished run. Raises ValueError for a folder that is no such run."""
-    runs.load_run(folder, job="train_annotator")
+    runs.load_run(folder, job=MAKERS)
     settings: dict[str, Any] = storage.read_json(storage.join(folder, MODEL))
     settings.pop("kind", None)
     try:

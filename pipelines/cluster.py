@@ -40,7 +40,7 @@ def connect() -> None:
     A process that is already connected stays so: stages called one after the other share a cluster.
     """
     if not ray.is_initialized():
-        if os.environ.get("RAY_ADDRESS"):
+        if not is_own_cluster():
             ray.init(log_to_driver=False, logging_level=logging.WARNING)
         else:
             # Else the driver prints, for every actor pool, that an actor's restart needs its arguments.
@@ -55,12 +55,22 @@ def connect() -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
+    set_up_data()
+    # Small inputs have few tasks.
+    warnings.filterwarnings("ignore", message="The (minimum|maximum) number of concurrent")
+    for name in ("ray", "ray.data", "ray.train"):  # below errors they speak of progress bars and tokens
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def is_own_cluster() -> bool:
+    """Whether this process starts a cluster for itself alone, rather than join one."""
+    return not os.environ.get("RAY_ADDRESS")
+
+
+def set_up_data() -> None:
+    """How this process runs Ray Data; a training worker, which runs its own streams, does it too."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # a mistake found in a task is told as one found here
     if Unhurried not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(Unhurried)
-    # Small inputs have few tasks.
-    warnings.filterwarnings("ignore", message="The (minimum|maximum) number of concurrent")
-    for name in ("ray", "ray.data", "ray.train"):  # below errors they speak of progress bars and tokens
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -12,8 +12,6 @@ from typing import Any, Literal, TypeVar
 
 import ray
 
-from mesh_lib.losses.pose2pose import Pose2PoseLossConfig
-from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from pipelines import storage
 from pipelines.annotate import AnnotateStage, annotate
 from pipelines.annotators import load_prior
@@ -24,9 +22,9 @@ from pipelines.measure import PeakMemory
 from pipelines.report import Page, make_report
 from pipelines.runs import Run, open_run
 from pipelines.score import Score, score_labels
-from pipelines.stream import StreamConfig, open_source
+from pipelines.stream import open_source
 from pipelines.synthesize import World, synthesize
-from pipelines.train_annotator import AnnotatorTraining, train_annotator
+from pipelines.train_annotator import PRESETS, AnnotatorTraining, train_annotator
 from pipelines.train_prior import PriorTraining, gather_poses, train_prior
 
 log = logging.getLogger(__name__)
@@ -49,12 +47,7 @@ class Plan:
 
 def plan(preset: Preset) -> Plan:
     """quick: minutes, the demo. evening: under 90 minutes on two cores, with the control of Three Recipes' Table 9."""
-    model = Pose2PoseConfig(backbone=18, input_width=96, input_height=128)
-    small = AnnotatorTraining(
-        model=model, loss=Pose2PoseLossConfig(pose_space="rotmat", normalise_by="valid"),
-        stream=StreamConfig(readers=1, strength=0.0), batch_size=16, learning_rate=1e-3, schedule="linear",
-        epochs=10, samples_per_epoch=3000,
-    )  # fmt: skip
+    small = PRESETS["demo"]
     match preset:
         case "quick":
             return Plan(
@@ -118,7 +111,7 @@ def _stages(line: _Line, clock: Clock) -> dict[str, Any]:
     clock.time("train the annotator f", lambda: line.train("annotator", training))
     clock.time("annotate street", lambda: line.label("annotator", "world/street", "labels-street"))
     if line.chosen.control:
-        control = dataclasses.replace(training, withhold_3d=True)
+        control = dataclasses.replace(training, withhold_3d=("all",))
         clock.time("train f without 3D supervision (control)", lambda: line.train("annotator-no3d", control))
         clock.time(
             "annotate street with the control", lambda: line.label("annotator-no3d", "world/street", "labels-no3d")
@@ -165,10 +158,17 @@ class _Line:
         return self.run.path(name)
 
     def stage(
-        self, name: str, work: Callable[[Run], dict[str, Any]], *, settings: Any = None, inputs: Sequence[str | Path]
+        self,
+        name: str,
+        work: Callable[[Run], dict[str, Any]],
+        *,
+        settings: Any = None,
+        inputs: Sequence[str | Path],
+        resume: bool = False,
     ) -> None:
         """Do the work in the run folder `name`, finished with what it returns."""
-        stage = open_run(self.path(name), job=_JOBS[name.split("-")[0]], settings=settings, inputs=inputs)
+        job = _JOBS[name.split("-")[0]]
+        stage = open_run(self.path(name), job=job, settings=settings, inputs=inputs, resume=resume)
         if stage.finished:
             log.info("      done by an earlier start")
         else:
@@ -218,7 +218,7 @@ class _Line:
             last = train_annotator(run, strong=strong, weak=weak, prior=vposer, body=str(body), training=training)
             return {"result": last}
 
-        self.stage(name, work, settings=training, inputs=[*strong, *weak, prior, body])
+        self.stage(name, work, settings=training, inputs=[*strong, *weak, prior, body], resume=True)
 
     def label(self, annotator: str, samples: str, name: str) -> None:
         annotator, samples = self.path(annotator), self.path(samples)

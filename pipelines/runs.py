@@ -17,8 +17,8 @@ from typing import Any
 from pipelines import storage
 
 RUN_FILE = "run.json"
-HOW_WIDE = {"actors", "readers"}
-"""Settings that change how a run is spread over machines, never what it makes: a re-run may differ in them."""
+HOW_WIDE = {"actors", "readers", "retries", "checkpoint_steps"}
+"""Settings that change how a run is spread and kept, never what it makes: a re-run may differ in them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,7 @@ def open_run(
         if found["status"] == "complete":
             return Run(out, found["run_id"], finished=True)
         if resume and not differences:
+            storage.sweep(out)
             return Run(out, found["run_id"], finished=False)
         storage.delete_contents(out)
     elif not storage.is_empty(out):
@@ -89,15 +90,16 @@ def _made_nothing(out: str, record: dict[str, Any]) -> bool:
     )
 
 
-def load_run(folder: str | Path, *, job: str) -> dict[str, Any]:
-    """run.json of a complete run of `job`. Raises ValueError, with the fix, for anything else."""
+def load_run(folder: str | Path, *, job: str | tuple[str, ...]) -> dict[str, Any]:
+    """run.json of a complete run of `job`, or of one of several. Raises ValueError, with the fix, for anything else."""
     path = storage.join(str(folder), RUN_FILE)
-    fix = f"\n  fix: pass the --out folder of a finished jobs/{job}.py"
+    jobs = (job,) if isinstance(job, str) else job
+    fix = f"\n  fix: pass the --out folder of a finished {' or '.join(f'jobs/{name}.py' for name in jobs)}"
     if not storage.exists(path):
         raise ValueError(f"{folder} is not a run folder: it has no {RUN_FILE}{fix}")
     record = storage.read_json(path)
-    if record.get("job") != job:
-        raise ValueError(f"{folder} is a run of {record.get('job')}, not of {job}{fix}")
+    if record.get("job") not in jobs:
+        raise ValueError(f"{folder} is a run of {record.get('job')}, not of {' or '.join(jobs)}{fix}")
     if record.get("status") != "complete":
         raise ValueError(f"{folder} was interrupted: its status is {record.get('status')}{fix}")
     return record

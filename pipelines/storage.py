@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import time
+import uuid
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +18,9 @@ from pyarrow import fs
 
 ROW_GROUP = 128
 """Rows a row group: the piece that training shuffles and a kill loses, a few seconds of work."""
+Result = TypeVar("Result")
+PENDING = ".pending-"
+"""Files that are being written."""
 MANIFESTS = ("_", ".")
 """Files that start so are not data (Hadoop's habit, which pyarrow and Ray follow)."""
 
@@ -107,7 +114,7 @@ def write_parquet(table: pa.Table, path: str) -> None:
     system, inner = resolve(path)
     folder, _, name = inner.rpartition("/")
     system.create_dir(folder, recursive=True)
-    pending = f"{folder}/.pending-{name}"
+    pending = f"{folder}/{_pending(name)}"
     pq.write_table(table, pending, filesystem=system, row_group_size=ROW_GROUP)
     system.move(pending, inner)
 
@@ -116,17 +123,53 @@ def write_bytes(path: str, data: bytes) -> None:
     """Write one file whole or not at all."""
     system, inner = resolve(path)
     folder, _, name = inner.rpartition("/")
-    system.create_dir(folder, recursive=True)
-    pending = f"{folder}/.pending-{name}"
-    with system.open_output_stream(pending) as stream:
-        stream.write(data)
-    system.move(pending, inner)
+    pending = f"{folder}/{_pending(name)}"
+
+    def write() -> None:
+        system.create_dir(folder, recursive=True)
+        with system.open_output_stream(pending) as stream:
+            stream.write(data)
+        system.move(pending, inner)
+
+    patiently(path, write)
+
+
+def _pending(name: str) -> str:
+    """A name of its own for each write: two writers of one file must not mix."""
+    return f"{PENDING}{uuid.uuid4().hex[:8]}-{name}"
+
+
+def sweep(folder: str) -> None:
+    """Delete what killed writers left half-written in a folder that nobody else writes."""
+    system, inner = resolve(folder)
+    for info in system.get_file_info(fs.FileSelector(inner, allow_not_found=True)):
+        if info.base_name.startswith(PENDING):
+            system.delete_file(info.path)
+
+
+def patiently(path: str, work: Callable[[], Result]) -> Result:
+    """Do what reads or writes `path`; in object storage up to five times, each after a longer wait.
+
+    Stores throttle and connections break; what is absent or forbidden stays so. Raises the last error.
+    """
+    for wait_s in (0.5, 1.0, 2.0, 4.0) if "://" in path else ():
+        try:
+            return work()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError:
+            time.sleep(wait_s * random.uniform(0.5, 1.5))
+    return work()
 
 
 def read_bytes(path: str) -> bytes:
     system, inner = resolve(path)
-    with system.open_input_stream(inner) as stream:
-        return stream.read()
+
+    def read() -> bytes:
+        with system.open_input_stream(inner) as stream:
+            return stream.read()
+
+    return patiently(path, read)
 
 
 def write_json(path: str, value: Any) -> None:
@@ -146,16 +189,30 @@ def is_empty(folder: str) -> bool:
     return not system.get_file_info(fs.FileSelector(inner, allow_not_found=True))
 
 
+def delete(path: str) -> None:
+    """Delete a file, if it is there."""
+    system, inner = resolve(path)
+    if system.get_file_info(inner).type == fs.FileType.File:
+        system.delete_file(inner)
+
+
 def delete_contents(folder: str) -> None:
     system, inner = resolve(folder)
     system.delete_dir_contents(inner, missing_dir_ok=True)
 
 
 def read_image(uri: str | None) -> bytes | None:
-    """Bytes of a picture that a sample points at; None where nothing is there (the caller quarantines)."""
+    """Bytes of a picture that a sample points at; None where nothing is there (the caller quarantines).
+
+    Raises OSError where an object store does not answer: that says nothing about the picture.
+    """
     if not uri:
         return None
     try:
         return read_bytes(uri)
+    except (FileNotFoundError, PermissionError):
+        return None
     except OSError:
+        if "://" in uri:
+            raise
         return None

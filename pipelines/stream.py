@@ -1,12 +1,15 @@
-"""Samples from Parquet to ready crops, by Ray Data: read, decode, augment and warp in tasks, away from the trainer.
+"""Samples from Parquet to ready batches, by Ray Data: read, decode, augment and warp in tasks, away from the trainer.
 
-A stream is planned before it starts: every row group of every shard, once an epoch, in an order that a seed
-fixes. So an epoch is a number of samples, and no worker waits for an iterator that ended elsewhere.
+The order of all samples is planned, not happened upon: an endless sequence that a seed fixes, shuffled epoch by epoch
+in windows of row groups, so that no dataset need fit in memory. A batch is a stretch of that sequence and a worker
+takes its part of the stretch: the same pictures make the same batch on one worker or on eight, and a training that
+was killed goes on at the very sample where it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+import torch
 from ray.data import Dataset, TaskPoolStrategy
+from torch import Tensor
 
 from mesh_lib import tables
 from mesh_lib.body.joints import JointSet
@@ -23,11 +28,14 @@ from mesh_lib.datasets.images import BadImage, decode
 from mesh_lib.geometry import crop
 from mesh_lib.supervision import to_body33
 from pipelines import runs, storage
+from pipelines.cluster import set_up_data
 
 COLUMNS = (
     "sample_key", "image", "image_uri", "crop_to_image", "image_size", "bbox_xywh_px", "keypoints_2d_px",
     "keypoints_3d_m", "smpl_global_orient", "smpl_body_pose", "smpl_betas", "smpl_transl_m", "smpl_valid", "camera",
 )  # fmt: skip
+SEGMENT = 1000
+"""Windows of one Ray Data execution: each is an object that the cluster keeps an eye on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +47,14 @@ class StreamConfig:
     strength: float = 1.0
     """Of scale, rotation and colour; 1 is the published ranges. Short trainings learn faster with less."""
     seed: int = 0
-    """Fixes the order of shards and the augmentations."""
+    """Fixes the order of the samples and their augmentations."""
+    shuffle_rows: int = 512
+    """Samples of a window: row groups are shuffled over the whole dataset, their rows within windows of this size."""
     readers: int = 2
-    """Ray Data tasks that decode and warp at the same time, per stream."""
+    """Ray Data tasks that decode and warp at the same time, per worker and kind of dataset."""
 
     def __post_init__(self) -> None:
-        runs.require_positive(self, "readers")
+        runs.require_positive(self, "shuffle_rows", "readers")
         if self.strength < 0:
             raise ValueError(f"strength is at least 0; it is {self.strength}")
 
@@ -59,6 +69,10 @@ class Source:
     """(file, row group, rows)"""
     bodies: frozenset[str]
     """SHA-256 of the body files whose parameters `smpl_*` holds, as far as the files name them."""
+    has_3d: bool
+    """Some sample has 3D joints or SMPL parameters, as far as the files' statistics say."""
+    weak: bool = False
+    """Supervised by 2D only: whatever 3D the samples carry is not read."""
 
     @property
     def rows(self) -> int:
@@ -78,7 +92,7 @@ def open_source(path: str) -> Source:
             f"  fix: run jobs/{run.get('job')}.py with the same settings again; it takes up its folder"
         )
     system, _ = storage.resolve(path)
-    groups, joint_set, bodies = [], None, set()
+    groups, joint_set, bodies, has_3d = [], None, set(), False
     for file in storage.parquet_files(path):
         try:
             info = pq.ParquetFile(system.open_input_file(file))
@@ -92,80 +106,190 @@ def open_source(path: str) -> Source:
         meta = info.metadata
         rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
         groups += [(file, i, count) for i, count in enumerate(rows) if count]
+        has_3d = has_3d or any(_may_hold_3d(meta.row_group(i)) for i in range(meta.num_row_groups))
     if joint_set is None or not groups:
         raise ValueError(f"no samples at {path}: its {len(storage.parquet_files(path))} files hold no row")
-    return Source(path, joint_set, tuple(groups), frozenset(bodies))
+    return Source(path, joint_set, tuple(groups), frozenset(bodies), has_3d)
+
+
+def _may_hold_3d(group: pq.RowGroupMetaData) -> bool:
+    columns = {(column := group.column(i)).path_in_schema.partition(".")[0]: column for i in range(group.num_columns)}
+    joints, mesh = columns["keypoints_3d_m"], columns["smpl_valid"]
+    if not (joints.is_stats_set and mesh.is_stats_set):
+        return True
+    return joints.statistics.null_count < joints.num_values or (mesh.statistics.has_min_max and mesh.statistics.max)
 
 
 def read_group(path: str, file: str, group: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """One row group of one shard."""
+    """One row group of one shard. Raises ValueError, with its name, for one that cannot be read."""
     system, _ = storage.resolve(path)
     wanted = list(columns) if columns else None
-    return pq.ParquetFile(system.open_input_file(file)).read_row_group(group, columns=wanted)
+    try:
+        return storage.patiently(
+            path, lambda: pq.ParquetFile(system.open_input_file(file)).read_row_group(group, columns=wanted)
+        )
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"row group {group} of {file} cannot be read: {error}") from error
 
 
-def training_stream(
-    paths: Sequence[str], *, samples: int, weak: bool, input_size: tuple[int, int], config: StreamConfig
+@dataclass(frozen=True)
+class Feed:
+    """Datasets that give a fixed number of samples to every batch, mixed with one another by their size."""
+
+    name: str
+    sources: tuple[Source, ...]
+    count: int
+    """Samples of a batch, over all workers."""
+
+    @property
+    def rows(self) -> int:
+        return sum(source.rows for source in self.sources)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of the planned order: the rows of a few row groups, shuffled together."""
+
+    epoch: int
+    start: int
+    """Position of its first row in the endless order."""
+    groups: tuple[tuple[int, int], ...]
+    """(source, its row group)"""
+    rows: int
+
+
+def planned(feed: Feed, config: StreamConfig, span: range) -> Iterator[Window]:
+    """The windows that hold the positions `span` of the feed's endless order: each epoch holds every sample once."""
+    for epoch in range(span.start // feed.rows, -(-span.stop // feed.rows)):
+        for window in _plan_epoch(feed, config, epoch):
+            if window.start < span.stop and window.start + window.rows > span.start:
+                yield window
+
+
+def _plan_epoch(feed: Feed, config: StreamConfig, epoch: int) -> Iterator[Window]:
+    groups = [(s, g, rows) for s, source in enumerate(feed.sources) for g, (_, _, rows) in enumerate(source.groups)]
+    start, taken, size = epoch * feed.rows, [], 0
+    for place, index in enumerate(np.random.default_rng((config.seed, epoch)).permutation(len(groups))):
+        source, group, rows = groups[index]
+        taken.append((source, group))
+        size += rows
+        if size >= config.shuffle_rows or place == len(groups) - 1:
+            yield Window(epoch, start, tuple(taken), size)
+            start, taken, size = start + size, [], 0
+
+
+def shuffled(window: Window, *, seed: int) -> np.ndarray:
+    """The window's rows, numbered through its groups, in the order of the stream."""
+    return np.random.default_rng((seed, window.epoch, window.start)).permutation(window.rows)
+
+
+def batches(
+    feed: Feed,
+    *,
+    config: StreamConfig,
+    input_size: tuple[int, int],
+    steps: range,
+    device: torch.device,
+    rank: int = 0,
+    workers: int = 1,
+) -> Iterator[dict[str, Tensor]]:
+    """A worker's part (count / workers samples) of the feed's batches for `steps` of a training, counted from 0."""
+    segment = max(1, SEGMENT * min(config.shuffle_rows, feed.rows) // feed.count)
+    for start in range(steps.start, steps.stop, segment):
+        stop = min(start + segment, steps.stop)
+        crops = crop_stream(
+            feed, config=config, input_size=input_size, span=range(start * feed.count, stop * feed.count),
+            rank=rank, workers=workers,
+        )  # fmt: skip
+        yield from crops.iter_torch_batches(
+            batch_size=feed.count // workers, device=device, prefetch_batches=2, pin_memory=device.type == "cuda"
+        )
+
+
+def crop_stream(
+    feed: Feed, *, config: StreamConfig, input_size: tuple[int, int], span: range, rank: int = 0, workers: int = 1
 ) -> Dataset:
-    """Endless-looking stream of `samples` crops from all `paths` together (datasets concatenated, then shuffled).
-
-    `weak` marks the samples as supervised by 2D only: whatever 3D they carry is not read.
-    """
-    sources = [open_source(path) for path in paths]
-    units: list[dict[str, Any]] = []
-    planned, epoch = 0, 0
-    while planned < samples:
-        every = [(s, g) for s in range(len(sources)) for g in range(len(sources[s].groups))]
-        order = np.random.default_rng((config.seed, epoch)).permutation(len(every))
-        for index in order:
-            source, group = every[index]
-            file, row_group, rows = sources[source].groups[group]
-            units.append({"source": source, "file": file, "group": row_group, "epoch": epoch})
-            planned += rows
-            if planned >= samples:
-                break
-        epoch += 1
-    reader = _CropGroup(sources, weak=weak, input_size=input_size, config=config)
-    return ray.data.from_items(units, override_num_blocks=min(len(units), 1000)).map_batches(
+    """A worker's crops of the positions `span` of the feed's order, a row each, in that order."""
+    set_up_data()
+    windows = [{"window": window} for window in planned(feed, config, span)]
+    reader = _CropWindow(feed, config, input_size, span, rank=rank, workers=workers)
+    crops = ray.data.from_items(windows, override_num_blocks=len(windows)).map_batches(
         reader,
         batch_size=1,
         batch_format="numpy",
         num_cpus=1,
-        compute=TaskPoolStrategy(size=min(config.readers, len(units))),
+        compute=TaskPoolStrategy(size=min(config.readers, len(windows))),
     )
+    crops.context.execution_options.preserve_order = True
+    # A task that must wait before it may hand over its second block would wait with its CPU in hand.
+    crops.context.target_max_block_size = None
+    return crops
 
 
-class _CropGroup:
-    """Ray Data function: one planned row group in, its crops and truth out."""
+class _CropWindow:
+    """Ray Data function: one planned window in, a worker's crops and truth of it out."""
 
-    def __init__(self, sources: list[Source], *, weak: bool, input_size: tuple[int, int], config: StreamConfig) -> None:
-        self.sources, self.weak, self.input_size, self.config = sources, weak, input_size, config
+    def __init__(
+        self, feed: Feed, config: StreamConfig, input_size: tuple[int, int], span: range, *, rank: int, workers: int
+    ) -> None:
+        self.feed, self.config, self.input_size, self.span = feed, config, input_size, span
+        self.rank, self.workers = rank, workers
 
     def __call__(self, unit: Any) -> dict[str, np.ndarray]:
         cv2.setNumThreads(1)
-        source = self.sources[int(unit["source"][0])]
-        table = read_group(source.path, str(unit["file"][0]), int(unit["group"][0]), COLUMNS)
-        truth = truth_columns(table, source.joint_set, weak=self.weak)
-        rows = []
-        for i in range(len(table)):
-            seed = (self.config.seed, int(unit["epoch"][0]), int(truth["sample_key"][i]) & (2**63 - 1))
-            rng = np.random.default_rng(seed)
-            augmentation = (
-                crop.draw_augmentation(rng, strength=self.config.strength)
-                if self.config.augment
-                else crop.Augmentation()
-            )
-            try:
-                rows.append((i, augmentation, *cut(table, i, input_size=self.input_size, augmentation=augmentation)))
-            except (BadImage, ValueError):
-                continue  # an undecodable sample cannot teach; annotate is where it is reported, by reason
-        keep = np.array([row[0] for row in rows], dtype=int)
-        size = (self.input_size[1], self.input_size[0], 3)
-        out = {name: values[keep] for name, values in truth.items()}
-        out["image"] = np.stack([row[2] for row in rows]) if rows else np.zeros((0, *size), np.uint8)
-        out["affine"] = np.array([row[3] for row in rows], np.float32).reshape(-1, 2, 3)
-        out["flip"] = np.array([row[1].flip for row in rows], bool)
-        out["rotation_rad"] = np.array([row[1].rotation_rad for row in rows], np.float32)
+        window: Window = unit["window"][0]
+        pieces, rows = [], []
+        for source, group in ((self.feed.sources[s], g) for s, g in window.groups):
+            file, row_group, _ = source.groups[group]
+            table = read_group(source.path, file, row_group, COLUMNS)
+            pieces.append(truth_columns(table, source.joint_set, weak=source.weak))
+            rows += [(table, i) for i in range(len(table))]
+        truth = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        order = shuffled(window, seed=self.config.seed)
+        crops: dict[int, tuple[np.ndarray, np.ndarray, crop.Augmentation] | None] = {}
+        chosen = []
+        for place in self._places(window):
+            # A picture that cannot be read gives way to the next one: a batch is never short, a worker never waits.
+            for row in itertools.chain(order[place:], order[:place]):
+                if row not in crops:
+                    crops[row] = self._crop(*rows[row], epoch=window.epoch, key=int(truth["sample_key"][row]))
+                if crops[row] is not None:
+                    chosen.append((row, row != order[place]))
+                    break
+            else:
+                paths = ", ".join(sorted({self.feed.sources[s].path for s, _ in window.groups}))
+                raise ValueError(f"no picture can be read among {window.rows} neighbouring samples of {paths}")
+        return self._gather(chosen, crops, truth)
+
+    def _places(self, window: Window) -> np.ndarray:
+        """Places in the window that this worker's batches take."""
+        position = np.arange(window.start, window.start + window.rows)
+        share = self.feed.count // self.workers
+        mine = position % self.feed.count // share == self.rank
+        return np.flatnonzero(mine & (position >= self.span.start) & (position < self.span.stop))
+
+    def _crop(
+        self, table: pa.Table, row: int, *, epoch: int, key: int
+    ) -> tuple[np.ndarray, np.ndarray, crop.Augmentation] | None:
+        rng = np.random.default_rng((self.config.seed, epoch, key & (2**63 - 1)))
+        drawn = (
+            crop.draw_augmentation(rng, strength=self.config.strength) if self.config.augment else crop.Augmentation()
+        )
+        try:
+            pixels, affine, _ = cut(table, row, input_size=self.input_size, augmentation=drawn)
+        except (BadImage, ValueError):
+            return None  # annotate is where it is reported, by reason
+        return pixels, affine, drawn
+
+    def _gather(self, chosen: list[tuple[int, bool]], crops: dict[int, Any], truth: dict[str, Any]) -> dict[str, Any]:
+        width, height = self.input_size
+        out = {name: values[[row for row, _ in chosen]] for name, values in truth.items()}
+        taken = [crops[row] for row, _ in chosen]
+        out["image"] = np.stack([c[0] for c in taken]) if taken else np.zeros((0, height, width, 3), np.uint8)
+        out["affine"] = np.array([c[1] for c in taken], np.float32).reshape(-1, 2, 3)
+        out["flip"] = np.array([c[2].flip for c in taken], bool)
+        out["rotation_rad"] = np.array([c[2].rotation_rad for c in taken], np.float32)
+        out["stand_in"] = np.array([stand_in for _, stand_in in chosen], bool)
         return out
 
 

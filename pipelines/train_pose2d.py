@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from dataclasses import dataclass, field
@@ -22,8 +23,9 @@ from mesh_lib.nets.pose2d import Pose2D, Pose2DConfig, decode_heatmaps, rename_s
 from mesh_lib.supervision import Truth, swap, warp_points
 from pipelines import annotators, runs, storage
 from pipelines.annotate import crop_rows
-from pipelines.stream import open_source, training_stream
-from pipelines.train import Training, fit, initial_state
+from pipelines.stream import open_source
+from pipelines.train import check_fit, fit, initial_state, make_feed
+from pipelines.train_loop import Training
 
 log = logging.getLogger(__name__)
 
@@ -45,22 +47,20 @@ class Pose2DTraining(Training):
     """What it starts from: nothing, torchvision's ImageNet weights, or Simple Baselines' own (head included)."""
 
 
-def train_pose2d(run: runs.Run, *, samples: list[str], training: Pose2DTraining, start: Pose2D) -> dict[str, Any]:
+def train_pose2d(
+    run: runs.Run, *, samples: list[str], training: Pose2DTraining, start: Pose2D, validation: str | None = None
+) -> dict[str, Any]:
     """Train `start` (`starting_network`) on the 2D keypoints of sample folders, into the run folder; returns the last
     metrics. Raises ValueError for a batch that does not split over the workers."""
-    if training.batch_size % training.workers:
-        raise ValueError(f"{training.batch_size} samples a batch do not split over {training.workers} workers")
-    rows = sum(open_source(path).rows for path in samples)
+    sources = [dataclasses.replace(open_source(path), weak=True) for path in samples]
+    feed = make_feed("samples", sources, samples=training.batch_size, training=training)
+    held = open_source(validation) if validation else None
+    check_fit(training, [feed], held)
     storage.write_json(run.path(annotators.MODEL), runs.plain(training.model))
     annotators.write_weights(start.state_dict(), run.path(START))
-    count = training.batch_size // training.workers
-    stream = training_stream(
-        samples, samples=training.samples_needed(rows, count), weak=True, input_size=training.model.input_size,
-        config=training.stream,
-    )  # fmt: skip
     return fit(
-        run, recipe=Pose2DRecipe(training), streams={"samples": stream}, counts={"samples": count}, rows=rows,
-        training=training,
+        run, recipe=Pose2DRecipe(training), feeds=[feed], validation=held,
+        input_size=training.model.input_size, training=training,
     )  # fmt: skip
 
 
@@ -95,6 +95,7 @@ class Pose2DRecipe:
     """How a worker gets the network."""
 
     training: Pose2DTraining
+    error: str = "keypoint_crop_px"
 
     def start(self, folder: str) -> Pose2DLearner:
         network = Pose2D(self.training.model)
@@ -110,13 +111,24 @@ class Pose2DLearner:
     folder: str
 
     def losses(self, answer: Tensor, truth: Truth) -> dict[str, Tensor]:
+        return {"heatmaps": pose2d_loss(answer.float(), *self._targets(truth))}
+
+    def errors(self, answer: Tensor, truth: Truth) -> Tensor:
+        """Mean distance of the visible keypoints, in crop pixels."""
+        joints_px, valid = self._targets(truth)
+        distance = (decode_heatmaps(answer.float())[0] - joints_px).norm(dim=-1)
+        return (distance * valid).sum(dim=1) / valid.sum(dim=1)
+
+    def save(self, kind: str = "") -> None:
+        name = annotators.weights_file(WEIGHTS, kind)
+        annotators.write_weights(self.network.state_dict(), storage.join(self.folder, name))
+
+    def _targets(self, truth: Truth) -> tuple[Tensor, Tensor]:
+        """Joints in crop pixels, and 1 where they are known."""
         joints_px = swap(warp_points(truth.keypoints_2d_px[..., :2], truth), truth.flip, BODY33)
         valid = swap((truth.keypoints_2d_px[..., 2:] > 0).float(), truth.flip, BODY33)[..., 0]
         wanted = BODY33.indices(self.network.config.joints.names)
-        return {"heatmaps": pose2d_loss(answer.float(), joints_px[:, wanted], valid[:, wanted])}
-
-    def save(self) -> None:
-        annotators.write_weights(self.network.state_dict(), storage.join(self.folder, WEIGHTS))
+        return joints_px[:, wanted], valid[:, wanted]
 
 
 def score_pose2d(folder: str, *, samples: str, annotations: str | None = None) -> dict[str, Any]:

@@ -80,23 +80,29 @@ def published_resnet18(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_annotator(
     tiny_world: Path, tiny_prior: Path, published_resnet18: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The run folder of an f that has hardly learned: real layers, 64×64 crops, six steps."""
-    from jobs.train_annotator import Job, main
+    """The run folder of an f that has hardly learned: real layers, 64×64 crops, 40 steps."""
+    from jobs.train_annotator import main
+
+    out = tmp_path_factory.mktemp("tiny") / "f"
+    main(annotator_job(tiny_world, tiny_prior, published_resnet18, out))
+    return out
+
+
+def annotator_job(world: Path | str, prior: Path, backbone: Path, out: Path | str, **training: Any) -> Any:
+    """What jobs/train_annotator.py is asked for, in tests."""
+    from jobs.train_annotator import Job
     from mesh_lib.nets.pose2pose import Pose2PoseConfig
     from pipelines.train_annotator import AnnotatorTraining
 
-    out = tmp_path_factory.mktemp("tiny") / "f"
-    training = AnnotatorTraining(
-        model=Pose2PoseConfig(backbone=18, input_width=64, input_height=64),
-        batch_size=8, epochs=2, samples_per_epoch=24, lr_drops=(2,), init="imagenet",
+    tiny = {
+        "model": Pose2PoseConfig(backbone=18, input_width=64, input_height=64), "batch_size": 8, "epochs": 2,
+        "samples_per_epoch": 160, "lr_drops": (2,), "init": "imagenet", "checkpoint_steps": 4,
+    }  # fmt: skip
+    return Job(
+        strong=(f"{world}/studio", f"{world}/street3d"), weak=(f"{world}/street",), prior=str(prior),
+        validate=f"{world}/street3d", weights=str(backbone), out=str(out), body="low",
+        training=AnnotatorTraining(**tiny | training),
     )  # fmt: skip
-    main(
-        Job(
-            strong=(str(tiny_world / "studio"), str(tiny_world / "street3d")), weak=(str(tiny_world / "street"),),
-            prior=str(tiny_prior), out=str(out), body="low", training=training, weights=str(published_resnet18),
-        )
-    )  # fmt: skip
-    return out
 
 
 @pytest.fixture(scope="session")

@@ -64,14 +64,15 @@ def annotator_losses(
     mesh_image_hm, mesh_image_mask = _position_target(mesh_hm, targets.mesh_rel_m, mesh_valid, mesh_in_crop, model)
 
     losses = {
-        "joint_img": l1(answer.joints_hm, image_hm[:, joints25], image_mask[:, joints25]),
-        "smpl_joint_img": l1(answer.joints_hm, mesh_image_hm[:, joints25], mesh_image_mask[:, joints25]),
         "smpl_pose": _pose_loss(answer, targets, config, l1),
         "smpl_shape": l1(answer.betas, targets.betas, targets.mesh_valid[:, None]),
         "joint_proj": l1(answer.joints_crop_px / STRIDE, keypoints_hm, in_crop[..., None]),
         "joint_cam": l1(rel_m, targets.joints_rel_m, rel_valid[..., None]),
         "smpl_joint_cam": l1(rel_m, targets.mesh_rel_m, mesh_valid[..., None]),
     }
+    if answer.joints_hm.shape[1]:  # NeuralAnnot's regressor has no position net
+        losses["joint_img"] = l1(answer.joints_hm, image_hm[:, joints25], image_mask[:, joints25])
+        losses["smpl_joint_img"] = l1(answer.joints_hm, mesh_image_hm[:, joints25], mesh_image_mask[:, joints25])
     if config.l2_weight:
         pose = answer.z if answer.z.shape[1] else rotmat_to_rotvec(answer.rotmats[:, 1:22]).flatten(1)
         losses["l2_pose"] = config.l2_weight * mean(pose.square(), targets.weak[:, None])

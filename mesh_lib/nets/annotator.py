@@ -1,4 +1,4 @@
-"""The annotation network f: Pose2Pose, the frozen VPoser decoder and the body, from picture to posed joints."""
+"""The annotation network f: a regressor, the frozen VPoser decoder and the body, from picture to posed joints."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mesh_lib.body.joints import BODY33, VPOSER21
 from mesh_lib.body.layer import KeypointLayer
 from mesh_lib.geometry.cameras import crop_translation_m, project_to_crop
 from mesh_lib.geometry.rotations import rot6d_to_rotmat
+from mesh_lib.nets.neural_annot import NeuralAnnot
 from mesh_lib.nets.pose2pose import Pose2Pose, Pose2PoseConfig
 from mesh_lib.nets.vposer import VPoser
 
@@ -29,8 +30,8 @@ class Annotation:
     z: Float[Tensor, "batch latent"]
     """VPoser's code (vposer head), or no values (rot6d head)."""
     camera_raw: Float[Tensor, "batch 3"]
-    joints_hm: Float[Tensor, "batch 25 3"]
-    """The position net's answer, in heatmap bins."""
+    joints_hm: Float[Tensor, "batch positions 3"]
+    """The position net's answer for its 25 joints, in heatmap bins; no values where the regressor has none."""
     joints_m: Float[Tensor, "batch 33 3"]
     """BODY33 joints of the mesh, camera frame, with the translation."""
     joints_crop_px: Float[Tensor, "batch 33 2"]
@@ -40,22 +41,26 @@ class Annotation:
 class Annotator(nn.Module):
     """f: crops → Annotation. The VPoser decoder is frozen and always in evaluation mode."""
 
-    def __init__(self, config: Pose2PoseConfig, *, body: Body, vposer: VPoser) -> None:
+    def __init__(self, config: Pose2PoseConfig, *, body: Body, vposer: VPoser | None) -> None:
+        """vposer may be None for the rot6d head, which does not decode."""
         super().__init__()
+        if vposer is None and config.pose_head == "vposer":
+            raise ValueError("the vposer head needs a VPoser to decode its poses")
         self.config = config
-        self.pose2pose = Pose2Pose(config)
-        self.vposer = vposer.eval().requires_grad_(False)
+        self.regressor = Pose2Pose(config) if config.regressor == "pose2pose" else NeuralAnnot(config)
+        self.vposer = vposer.eval().requires_grad_(False) if vposer else None
         self.keypoints = KeypointLayer(body, BODY33)
 
     def train(self, mode: bool = True) -> Annotator:
         super().train(mode)
-        self.vposer.eval()
+        if self.vposer:
+            self.vposer.eval()
         return self
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Annotation:
-        out = self.pose2pose(image)
+        out = self.regressor(image)
         with torch.autocast(image.device.type, enabled=False):
-            if self.config.pose_head == "vposer":
+            if self.vposer and self.config.pose_head == "vposer":
                 z, body = out.pose, self.vposer.decode(out.pose)
             else:
                 z, body = out.pose[:, :0], rot6d_to_rotmat(out.pose.unflatten(1, (len(VPOSER21), 6)))

@@ -21,6 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mesh_lib.nets.resnet import BLOCKS, Depth
+
 _REBUILDS = {
     ("torch._utils", name): getattr(torch._utils, name)
     for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
@@ -144,8 +146,19 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], *, rename: Callabl
 def rename_backbone(name: str) -> str | None:
     """torchvision's ResNet, bare (ImageNet, Simple Baselines), under `backbone.` or `backbone.resnet.` (the networks
     that descend from I2L-MeshNet) or in our f, to our ResNet's names; None for what is no backbone."""
-    name = re.sub(r"^(pose2pose\.)?(backbone\.)?(resnet\.)?", "", name)
+    name = re.sub(r"^(regressor\.)?(backbone\.)?(resnet\.)?", "", name)
     return name if re.match(r"(conv1|bn1|layer[1-4]\.\d+)\.", name) else None
+
+
+def depth_of(state: Mapping[str, Tensor]) -> Depth:
+    """Which ResNet a checkpoint's backbone is. Raises ValueError where it holds none."""
+    blocks = {part.rpartition(".")[0] for name in state if (part := rename_backbone(name)) is not None}
+    bottleneck = any(part.endswith(".conv3") for part in blocks)
+    counts = tuple(len({b.split(".")[1] for b in blocks if b.startswith(f"layer{stage}.")}) for stage in range(1, 5))
+    for depth, known in BLOCKS.items():
+        if counts == known and bottleneck == (depth > 34):
+            return depth
+    raise ValueError(f"the checkpoint holds no known ResNet: its stages have {counts} blocks")
 
 
 _POSE2POSE = {

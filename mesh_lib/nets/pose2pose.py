@@ -26,8 +26,15 @@ JOINT_FEATURES = 512
 class Pose2PoseConfig(CropNetConfig):
     """What the network is. The defaults are the published ones."""
 
+    regressor: Literal["pose2pose", "neural_annot"] = "pose2pose"
+    """Pose2Pose, or NeuralAnnot's: one linear layer on the pooled features."""
     pose_head: Literal["vposer", "rot6d"] = "vposer"
     """Latent code of VPoser (third recipe), or 6D rotations of the 21 body joints."""
+
+    @property
+    def pose_values(self) -> int:
+        """Numbers that the pose head predicts."""
+        return LATENT if self.pose_head == "vposer" else len(VPOSER21) * 6
 
     @property
     def heatmap_size(self) -> tuple[int, int, int]:
@@ -37,10 +44,10 @@ class Pose2PoseConfig(CropNetConfig):
 
 @dataclass(frozen=True)
 class Pose2PoseOutput:
-    """Raw answers of the network."""
+    """Raw answers of a regressor."""
 
-    joints_hm: Float[Tensor, "batch 25 3"]
-    """Joint positions (x, y, z) in heatmap bins."""
+    joints_hm: Float[Tensor, "batch positions 3"]
+    """Positions (x, y, z) of 25 joints in heatmap bins; of none, from a regressor without a position net."""
     root_6d: Float[Tensor, "batch 6"]
     pose: Float[Tensor, "batch pose"]
     """32 latent values (vposer), or 21·6 numbers (rot6d)."""
@@ -57,7 +64,8 @@ def _pointwise(inputs: int, outputs: int) -> nn.Conv2d:
     return layer
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear:
+def linear_head(inputs: int, outputs: int) -> nn.Linear:
+    """Weights N(0, 0.01): answers near zero at first, so a pose near the prior's mean."""
     layer = nn.Linear(inputs, outputs)
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.zeros_(layer.bias)
@@ -76,10 +84,10 @@ class Pose2Pose(nn.Module):
             _pointwise(channels, JOINT_FEATURES), nn.BatchNorm2d(JOINT_FEATURES), nn.ReLU(inplace=True)
         )
         features = joints * (JOINT_FEATURES + 3)
-        self.root = _linear(features, 6)
-        self.pose = _linear(features, LATENT if config.pose_head == "vposer" else len(VPOSER21) * 6)
-        self.shape = _linear(channels, 10)
-        self.camera = _linear(channels, 3)
+        self.root = linear_head(features, 6)
+        self.pose = linear_head(features, config.pose_values)
+        self.shape = linear_head(channels, 10)
+        self.camera = linear_head(channels, 3)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Pose2PoseOutput:

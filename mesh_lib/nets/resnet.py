@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Depth = Literal[18, 34, 50, 101, 152]
-BLOCKS: dict[int, tuple[int, int, int, int]] = {
+BLOCKS: dict[Depth, tuple[int, int, int, int]] = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import runpy
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -25,11 +28,49 @@ def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
+def run_here(job: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in this process, which has imported all that is slow to import."""
+    monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", *arguments])
+    runpy.run_path(str(ROOT / "jobs" / f"{job}.py"), run_name="__main__")
+
+
 @pytest.mark.parametrize("job", JOBS)
-def test_help_says_what_is_read_and_written(job: str) -> None:
-    done = run(f"jobs/{job}.py", "--help")
-    assert done.returncode == 0, done.stderr
-    assert "Reads" in done.stdout and "Writes" in done.stdout and f"python jobs/{job}.py" in done.stdout
+def test_help_says_what_is_read_and_written(
+    job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as done:
+        run_here(job, "--help", monkeypatch=monkeypatch)
+    told = capsys.readouterr().out
+    assert done.value.code == 0
+    assert "Reads" in told and "Writes" in told and f"python jobs/{job}.py" in told
+
+
+def test_presets_are_shown_and_overridden(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def show(*arguments: str) -> dict[str, Any]:
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            run_here("train_annotator", *arguments, "--show", monkeypatch=monkeypatch)
+        return json.loads(caplog.messages[-1])
+
+    published = show()
+    assert published == show("--preset", "three-recipes")
+    assert (published["batch_size"], published["epochs"], published["lr_drops"]) == (192, 15, [11, 13])
+    assert published["learning_rate"] == 1e-4 and published["init"] == "pose2d"
+    assert published["model"]["backbone"] == 50 and published["loss"]["l2_weight"] == 1e-2
+    other = show("--preset", "neuralannot", "--training.batch-size", "48", "--training.model.backbone", "34")
+    assert other["model"] == published["model"] | {
+        "regressor": "neural_annot", "input_width": 256, "input_height": 256, "backbone": 34,
+    }  # fmt: skip
+    assert other["batch_size"] == 48 and not other["stream"]["augment"] and other["init"] == "imagenet"
+    assert show("--preset=demo")["model"]["backbone"] == 18
+
+
+def test_a_missing_option_is_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        run_here("train_annotator", "--preset", "demo", monkeypatch=monkeypatch)
+    assert done.value.code == 2
+    told = capsys.readouterr()
+    assert "--prior" in told.out + told.err and "--out" in told.out + told.err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The demo's line at tiny size: every stage for real, f trained by two workers, its summary complete."""
+"""The demo's line at tiny size: every stage for real, its summary complete."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ TINY = Plan(
         batch_size=8,
         epochs=1,
         samples_per_epoch=16,
-        workers=2,
-        threads=1,
     ),
     control=True,
 )

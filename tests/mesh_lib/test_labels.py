@@ -123,8 +123,8 @@ def test_what_is_no_label_has_its_reason(annotator: Annotator, answer: Annotatio
 def test_a_camera_far_from_the_picture_is_still_exact(annotator: Annotator) -> None:
     """Joints that the network puts outside its crop are joints all the same."""
     torch.manual_seed(3)
-    annotator.pose2pose.camera.bias.data[:2] += 2.0
+    annotator.regressor.get_parameter("camera.bias").data[:2] += 2.0
     with torch.no_grad():
         away = annotator(torch.rand(len(BOXES), 3, 96, 64))
-    annotator.pose2pose.camera.bias.data[:2] -= 2.0
+    annotator.regressor.get_parameter("camera.bias").data[:2] -= 2.0
     assert label(annotator, away)["camera_self_check_px"].max() < 0.5

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mesh_lib.body.files import Body
-from mesh_lib.body.joints import BODY33, COCO17, SMPL24, JointSet
+from mesh_lib.body.joints import BODY33, COCO17, JOINT_SETS, SMPL24, JointSet
 from mesh_lib.body.layer import BodyLayer, KeypointLayer
 from mesh_lib.geometry import crop
 from mesh_lib.geometry.cameras import crop_to_image_camera, project, project_to_crop
@@ -75,6 +75,26 @@ def test_augmented_3d_projects_onto_augmented_2d(keypoints: KeypointLayer, name:
         error_px = (placed(rel_m, targets, augmentation) - targets.keypoints_crop_px).norm(dim=-1)
         assert error_px.max() < 0.5
     assert (targets.mesh_crop_px - targets.keypoints_crop_px).norm(dim=-1).max() < 0.05
+
+
+@pytest.mark.parametrize("joint_set", JOINT_SETS.values(), ids=lambda s: s.name)
+def test_it_does_so_for_every_joint_set(keypoints: KeypointLayer, joint_set: JointSet) -> None:
+    """What a dataset of these joints knows, moved to ours by name."""
+    whole = make_truth(keypoints, AUGMENTATIONS["all"])
+
+    def known(values: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(to_body33(joint_set.take_from(values.numpy(), BODY33), joint_set))
+
+    truth = make_truth(
+        keypoints, AUGMENTATIONS["all"], keypoints_2d_px=known(whole.keypoints_2d_px),
+        keypoints_3d_m=known(whole.keypoints_3d_m),
+    )  # fmt: skip
+    targets = make_targets(truth, keypoints=keypoints)
+    valid = (targets.joints_rel_valid > 0) & (targets.keypoints_valid > 0)
+    error_px = (placed(targets.joints_rel_m, targets, AUGMENTATIONS["all"]) - targets.keypoints_crop_px).norm(dim=-1)
+    has_root = {"pelvis"} & set(joint_set.names) or {"left_hip", "right_hip"} <= set(joint_set.names)
+    assert valid.sum() == (len(set(joint_set.names) & set(BODY33.names) | {"pelvis"}) if has_root else 0)
+    assert not has_root or error_px[valid].max() < 0.5
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,8 +20,8 @@ from mesh_lib.nets.vposer import VPoserV1
 from pipelines import annotators, runs, storage
 from pipelines.annotate import AnnotateStage
 from pipelines.bodies import cached_body, put_body
-from pipelines.stream import StreamConfig, open_source, training_stream
-from pipelines.train_annotator import PRIOR, AnnotatorRecipe, AnnotatorTraining, _split_batch, starting_backbone
+from pipelines.stream import StreamConfig, open_source
+from pipelines.train_annotator import PRIOR, AnnotatorRecipe, AnnotatorTraining, starting_backbone
 from pipelines.train_prior import PriorTraining, gather_poses
 
 pytestmark = pytest.mark.ray
@@ -60,21 +59,32 @@ def test_f_is_a_run_that_loads_again(tiny_annotator: Path) -> None:
     history = storage.read_json(str(tiny_annotator / "metrics.json"))
     assert [m["epoch"] for m in history] == [1, 2] and all(np.isfinite(m["loss"]) for m in history)
     assert history[1]["lr"] == pytest.approx(history[0]["lr"] / 10)
+    assert all(10 < m["val_pa_mpjpe_mm"] < 500 and m["unreadable"] == 0 for m in history)
+    events = b"".join(path.read_bytes() for path in (tiny_annotator / "tensorboard").iterdir())
+    assert b"val_pa_mpjpe_mm" in events and b"samples_per_s" in events
     f = annotators.load_annotator(str(tiny_annotator))
     assert not f.training and f.config.input_size == (64, 64)
     fresh = annotators.Annotator(f.config, body=annotators.load_body_of(str(tiny_annotator)), vposer=f.vposer)
-    trained, untrained = f.pose2pose.state_dict(), fresh.pose2pose.state_dict()
+    trained, untrained = f.regressor.state_dict(), fresh.regressor.state_dict()
     assert not torch.equal(trained["root.weight"], untrained["root.weight"])
+
+
+def test_the_best_epoch_can_be_what_is_delivered(tiny_annotator: Path) -> None:
+    history = storage.read_json(str(tiny_annotator / "metrics.json"))
+    best = min(history, key=lambda m: m["val_pa_mpjpe_mm"])["epoch"]
+    kept = [load_file(tiny_annotator / name) for name in ("annotator-best.safetensors", annotators.WEIGHTS)]
+    same = all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+    assert same == (best == 2)
 
 
 def test_a_damaged_or_foreign_checkpoint_is_refused(tiny_annotator: Path, tmp_path: Path) -> None:
     f = annotators.load_annotator(str(tiny_annotator))
     weights = load_file(tiny_annotator / annotators.WEIGHTS)
     with pytest.raises(ValueError, match="another architecture") as error:
-        annotators.load_weights(f, {**weights, "pose2pose.root.weight": torch.zeros(6, 5)}, where="w")
-    assert "pose2pose.root.weight: there (6, 5)" in str(error.value)
+        annotators.load_weights(f, {**weights, "regressor.root.weight": torch.zeros(6, 5)}, where="w")
+    assert "regressor.root.weight: there (6, 5)" in str(error.value)
     rootless = {name: value for name, value in weights.items() if "root" not in name}
-    with pytest.raises(ValueError, match=r"absent: pose2pose\.root\.bias[\s\S]*unknown: x"):
+    with pytest.raises(ValueError, match=r"absent: regressor\.root\.bias[\s\S]*unknown: x"):
         annotators.load_weights(f, rootless | {"x": torch.zeros(1)}, where="w")
     shutil.copytree(tiny_annotator, tmp_path / "f", ignore=shutil.ignore_patterns("_ray"))
     path = tmp_path / "f" / annotators.WEIGHTS
@@ -94,55 +104,13 @@ def test_settings_of_another_version_are_refused(tiny_annotator: Path, tmp_path:
         annotators.load_annotator(str(tmp_path / "f"))
 
 
-def test_a_stream_holds_what_was_planned_and_a_seed_fixes_it(tiny_world: Path) -> None:
-    def stream(seed: int) -> list[dict[str, np.ndarray]]:
-        data = training_stream(
-            [str(tiny_world / "studio"), str(tiny_world / "street3d")], samples=72, weak=False, input_size=(64, 64),
-            config=StreamConfig(seed=seed),
-        )  # fmt: skip
-        return sorted(data.take_all(), key=lambda row: (row["sample_key"], row["affine"].tobytes()))
-
-    first, again, other = stream(0), stream(0), stream(1)
-    assert len(first) == 72
-    counts = np.unique([row["sample_key"] for row in first], return_counts=True)[1]
-    assert (counts == 2).all() and len(counts) == 36, "every sample once an epoch"
-    assert all(np.array_equal(a["image"], b["image"]) for a, b in zip(first, again, strict=True))
-    assert not all(np.array_equal(a["affine"], b["affine"]) for a, b in zip(first, other, strict=True))
-    assert first[0]["image"].shape == (64, 64, 3)
-
-
-def test_weak_streams_do_not_carry_3d(tiny_world: Path) -> None:
-    rows = training_stream(
-        [str(tiny_world / "studio")], samples=24, weak=True, input_size=(64, 64), config=StreamConfig()
-    ).take_all()
-    for row in rows:
-        assert row["weak"] and not row["smpl_valid"]
-        assert not row["keypoints_3d_m"].any() and not row["smpl_rotvec"].any()
-        assert row["keypoints_2d_px"].any()
-
-
-def test_batches_have_their_exact_shares() -> None:
-    assert _split_batch(AnnotatorTraining(), strong=True, weak=True) == {"strong": 96, "weak": 96}
-    assert _split_batch(AnnotatorTraining(batch_size=10, weak_share=0.3, workers=1), strong=True, weak=True) == {
-        "strong": 7, "weak": 3,
-    }  # fmt: skip
-    two = AnnotatorTraining(batch_size=12, workers=2)
-    assert _split_batch(two, strong=True, weak=True) == {"strong": 3, "weak": 3}
-    with pytest.raises(ValueError, match="do not split over 2 workers"):
-        _split_batch(AnnotatorTraining(batch_size=6, workers=2), strong=True, weak=True)
-    with pytest.raises(ValueError, match="no such dataset was given"):
-        _split_batch(AnnotatorTraining(), strong=True, weak=False)
-    with pytest.raises(ValueError, match="datasets were given for it"):
-        _split_batch(AnnotatorTraining(weak_share=0), strong=True, weak=True)
-
-
 def test_f_starts_from_published_weights(tiny_annotator: Path, published_resnet18: Path) -> None:
-    """Six small steps away from them still."""
+    """Forty small steps away from them still."""
     start = torch.load(published_resnet18, weights_only=True)
-    backbone = annotators.load_annotator(str(tiny_annotator)).pose2pose.backbone
+    backbone = annotators.load_annotator(str(tiny_annotator)).regressor.backbone
     for name in ("conv1.weight", "layer4.1.conv2.weight"):
         moved = (backbone.get_parameter(name) - start[name]).abs().max()
-        assert 0 < moved < 1e-3, name
+        assert 0 < moved < 3e-3, name
     again = starting_backbone(AnnotatorTraining(model=Pose2PoseConfig(backbone=18), init="pose3d"), str(tiny_annotator))
     assert again is not None
     torch.testing.assert_close(again.get_parameter("conv1.weight"), backbone.get_parameter("conv1.weight"))
@@ -161,6 +129,7 @@ def test_f_with_a_published_prior_is_kept_and_loaded_again(tmp_path: Path) -> No
     learner.save()
     run.finish()
     f = annotators.load_annotator(run.folder)
+    assert f.vposer
     torch.testing.assert_close(f.vposer.get_parameter("bodyprior_dec_out.weight"), vposer["bodyprior_dec_out.weight"])
 
 
@@ -216,20 +185,6 @@ def test_half_written_samples_are_refused(tiny_world: Path, tmp_path: Path) -> N
     assert open_source(str(tmp_path / "world" / "street")).rows == 24
 
 
-def test_what_goes_wrong_in_a_worker_is_told_as_it_was(tiny_world: Path, tiny_prior: Path, tmp_path: Path) -> None:
-    damaged = storage.read_parquet(str(tiny_world / "studio"))
-    at = damaged.schema.get_field_index("image")
-    damaged = damaged.set_column(at, "image", pa.array([b"no picture"] * len(damaged), pa.binary()))
-    storage.write_parquet(damaged, str(tmp_path / "studio" / "a.parquet"))
-    training = AnnotatorTraining(
-        model=Pose2PoseConfig(backbone=18, input_width=64, input_height=64), batch_size=8, epochs=1,
-        samples_per_epoch=16,
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="the strong datasets ran out"):
-        main(Job(strong=(str(tmp_path / "studio"),), weak=(str(tiny_world / "street"),), prior=str(tiny_prior),
-                 out=str(tmp_path / "f"), body="low", training=training))  # fmt: skip
-
-
 def test_the_learning_rate_follows_its_schedule() -> None:
     published = AnnotatorTraining()
     at = [published.learning_rate_at(step, steps=10) for step in (0, 99, 100, 119, 120, 149)]
@@ -244,11 +199,13 @@ def test_the_learning_rate_follows_its_schedule() -> None:
     [
         (AnnotatorTraining, {"epochs": 0}), (AnnotatorTraining, {"batch_size": 0}), (AnnotatorTraining, {"warm_up": 0}),
         (AnnotatorTraining, {"samples_per_epoch": 0}), (AnnotatorTraining, {"learning_rate": float("nan")}),
-        (AnnotatorTraining, {"weak_share": 1.5}), (PriorTraining, {"steps": 0}), (PriorTraining, {"held_out": 1.0}),
+        (AnnotatorTraining, {"weak_share": 1.5}), (AnnotatorTraining, {"strong_shares": (0.5, 0.6)}),
+        (AnnotatorTraining, {"accumulate": 0}), (AnnotatorTraining, {"checkpoint_steps": 0}),
+        (PriorTraining, {"steps": 0}), (PriorTraining, {"held_out": 1.0}),
         (PriorTraining, {"generated": -1}), (StreamConfig, {"strength": -0.1}), (AnnotateStage, {"actors": 0}),
     ],
 )  # fmt: skip
-def test_settings_that_make_no_sense_are_refused(settings: Any, wrong: dict[str, float]) -> None:
+def test_settings_that_make_no_sense_are_refused(settings: Any, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         settings(**wrong)
 

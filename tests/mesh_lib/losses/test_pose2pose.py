@@ -116,10 +116,21 @@ def test_nan_in_what_is_not_known_does_not_reach_the_loss(answer: Annotation) ->
     assert all(value == value for value in losses(answer, unknown).values())
 
 
+def test_a_regressor_without_a_position_net_is_judged_by_the_rest(answer: Annotation) -> None:
+    pooled = dataclasses.replace(answer, joints_hm=answer.joints_hm[:, :0])
+    whole, rest = losses(answer, perfect(answer)), losses(pooled, perfect(answer))
+    assert whole.keys() - rest.keys() == {"joint_img", "smpl_joint_img"}
+    assert all(rest[name] == whole[name] for name in rest)
+
+
 def test_the_vposer_decoder_stays_frozen_but_lets_gradients_through(annotator: Annotator) -> None:
     annotator.train()
-    assert not annotator.vposer.training and not any(p.requires_grad for p in annotator.vposer.parameters())
+    assert (
+        annotator.vposer
+        and not annotator.vposer.training
+        and not any(p.requires_grad for p in annotator.vposer.parameters())
+    )
     out = annotator(torch.rand(2, 3, 256, 192))
     project_to_crop(out.joints_m, input_size=MODEL.input_size).sum().backward()
-    assert annotator.pose2pose.pose.weight.grad is not None
+    assert annotator.regressor.get_parameter("pose.weight").grad is not None
     annotator.eval()

@@ -62,7 +62,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
         read_state(tmp_path / "list.pth")
 
 
-@pytest.mark.parametrize("prefix", ["", "backbone.", "backbone.resnet.", "pose2pose.backbone."])
+@pytest.mark.parametrize("prefix", ["", "backbone.", "backbone.resnet.", "regressor.backbone."])
 def test_a_published_backbone_finds_its_place(prefix: str) -> None:
     theirs, ours = ResNet(18), ResNet(18)
     state = {f"{prefix}{name}": value for name, value in theirs.state_dict().items()}

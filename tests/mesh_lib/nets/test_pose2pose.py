@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,12 @@ def test_the_published_shapes_at_256_by_192_with_resnet_50() -> None:
     with torch.no_grad():
         out = net(torch.rand(2, 3, 256, 192))
     assert out.joints_hm.shape == (2, 25, 3) and out.pose.shape == (2, 32) and out.root_6d.shape == (2, 6)
+
+
+@pytest.mark.parametrize(("head", "parameters"), [("rot6d", 26_694_213), ("vposer", 25_483_869)])
+def test_it_has_the_published_number_of_parameters(head: Literal["rot6d", "vposer"], parameters: int) -> None:
+    """ResNet-50's trunk 23,508,032; 1×1 convolutions 2048 → 200 and 512, with batch norm; four linear layers."""
+    assert sum(p.numel() for p in Pose2Pose(Pose2PoseConfig(pose_head=head)).parameters()) == parameters
 
 
 def test_without_vposer_it_predicts_six_numbers_for_each_of_21_joints() -> None:

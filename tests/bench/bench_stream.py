@@ -1,0 +1,247 @@
+"""The stream: against other loaders, against batches that lie in memory, and over a dataset ten times larger.
+
+python -m tests.bench.bench_stream
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import ray.train
+import ray.train.torch
+import torch
+import webdataset.compat
+import webdataset.writer
+from ray.train import RunConfig, ScalingConfig
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from mesh_lib.datasets.images import decode
+from mesh_lib.geometry import crop
+from mesh_lib.nets.pose2pose import Pose2PoseConfig
+from mesh_lib.nets.vposer import VPoserV2
+from pipelines import annotators, storage
+from pipelines.bodies import cached_body, put_body
+from pipelines.cluster import LOCAL_OBJECT_STORE_BYTES, connect
+from pipelines.measure import PeakMemory
+from pipelines.runs import open_run
+from pipelines.stream import COLUMNS, Feed, StreamConfig, batches, cut, open_source, truth_columns
+from pipelines.synthesize import World, synthesize
+from pipelines.train_annotator import PRIOR, AnnotatorRecipe, AnnotatorTraining
+from pipelines.train_loop import Task, _Worker
+from tests.bench.table import machine, markdown
+
+INPUT = (192, 256)
+BATCH = 64
+WORKERS = 2
+PLACE = ("crop_to_image", "image_size", "bbox_xywh_px")
+CPU = torch.device("cpu")
+CONFIG = StreamConfig(readers=WORKERS)
+
+
+def main() -> None:
+    connect()
+    with tempfile.TemporaryDirectory() as folder:
+        samples = make_samples(f"{folder}/world", 2048)
+        tars = write_tars(samples, Path(folder) / "tars")
+        ours = lambda: our_batches(samples)  # noqa: E731
+        loader = lambda: DataLoader(Shards(samples), batch_size=BATCH, num_workers=WORKERS, drop_last=True)  # noqa: E731
+        contenders: dict[str, Callable[[], Iterable[Any]]] = {
+            "annomesh's stream": ours, "torch DataLoader, same shards": loader,
+            "WebDataset, tars of the same pictures": lambda: tar_batches(tars),
+        }  # fmt: skip
+        show(f"Samples/s from files to ready batches, {WORKERS} workers, batch {BATCH}", race(contenders))
+        show("Memory over more samples", memory(samples, folder))
+        show("Samples/s in training", training(samples, folder))
+
+
+def show(title: str, table: tuple[list[str], list[list[str]]]) -> None:
+    sys.stdout.write(f"\n{title}\n{machine()}\n\n{markdown(*table)}\n")
+    sys.stdout.flush()
+
+
+def make_samples(folder: str, count: int) -> str:
+    world = World(studio=count, street=0, street3d=0, street_test=0)
+    run = open_run(folder, job="synthesize", settings=world)
+    run.finish(result=synthesize(run, world=world, body=cached_body("full")))
+    return run.path("studio")
+
+
+def our_batches(samples: str) -> Iterator[Any]:
+    source = open_source(samples)
+    feed = Feed("samples", (source,), BATCH)
+    return batches(feed, config=CONFIG, input_size=INPUT, steps=range(source.rows // BATCH), device=CPU)
+
+
+class Shards(IterableDataset):
+    """The same shards as an ordinary PyTorch dataset: a worker takes every n-th row group, its rows shuffled."""
+
+    def __init__(self, samples: str) -> None:
+        self.source = open_source(samples)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        cv2.setNumThreads(1)
+        worker = get_worker_info()
+        assert worker
+        rng = np.random.default_rng(worker.id)
+        for file, group, _ in self.source.groups[worker.id :: worker.num_workers]:
+            table = pq.ParquetFile(file).read_row_group(group, columns=list(COLUMNS))
+            truth = truth_columns(table, self.source.joint_set, weak=False)
+            for row in rng.permutation(len(table)):
+                augmentation = crop.draw_augmentation(rng)
+                pixels, affine, _ = cut(table, int(row), input_size=INPUT, augmentation=augmentation)
+                yield {name: values[row] for name, values in truth.items()} | {
+                    "image": pixels, "affine": affine, "flip": augmentation.flip,
+                    "rotation_rad": augmentation.rotation_rad,
+                }  # fmt: skip
+
+
+def write_tars(samples: str, folder: Path) -> list[str]:
+    """The same pictures and truth as WebDataset has them: a JPEG and its arrays for each sample."""
+    folder.mkdir()
+    source = open_source(samples)
+    with webdataset.writer.ShardWriter(str(folder / "%05d.tar"), maxcount=256, verbose=0) as writer:
+        for file, group, _ in source.groups:
+            table = pq.ParquetFile(file).read_row_group(group, columns=list(COLUMNS))
+            truth = truth_columns(table, source.joint_set, weak=False)
+            for row in range(len(table)):
+                arrays = io.BytesIO()
+                np.savez(arrays, **{name: values[row] for name, values in truth.items()})
+                place = {
+                    name: table.column(name)[row].as_py() for name in ("crop_to_image", "image_size", "bbox_xywh_px")
+                }
+                writer.write({
+                    "__key__": f"{int(truth['sample_key'][row]) & (2**63 - 1):x}",
+                    "jpg": table.column("image")[row].as_py(), "npz": arrays.getvalue(),
+                    "json": json.dumps(place).encode(),
+                })  # fmt: skip
+    return [str(path) for path in sorted(folder.glob("*.tar"))]
+
+
+def tar_batches(tars: list[str]) -> Iterable[Any]:
+    dataset = webdataset.compat.WebDataset(tars, shardshuffle=len(tars), empty_check=False).shuffle(512).map(cut_tarred)
+    return webdataset.compat.WebLoader(dataset.batched(BATCH), batch_size=None, num_workers=WORKERS)
+
+
+def cut_tarred(sample: dict[str, Any]) -> dict[str, Any]:
+    cv2.setNumThreads(1)
+    augmentation = crop.draw_augmentation(np.random.default_rng())
+    place = json.loads(sample["json"])
+    picture = decode(sample["jpg"])
+    box = crop.network_box(
+        np.array(place["bbox_xywh_px"]), image_size=tuple(place["image_size"]), aspect=INPUT[0] / INPUT[1]
+    )
+    affine = crop.crop_affine(box, input_size=INPUT, image_width=place["image_size"][0], augmentation=augmentation)
+    stored = np.array(place["crop_to_image"]).reshape(2, 3)
+    pixels = crop.warp(picture, crop.compose_affine(affine, stored), input_size=INPUT)
+    pixels = np.clip(pixels * np.array(augmentation.colour, np.float32), 0, 255).astype(np.uint8)
+    with np.load(io.BytesIO(sample["npz"])) as truth:
+        return dict(truth) | {
+            "image": pixels, "affine": affine, "flip": augmentation.flip, "rotation_rad": augmentation.rotation_rad,
+        }  # fmt: skip
+
+
+def race(contenders: dict[str, Callable[[], Iterable[Any]]], rounds: int = 3) -> tuple[list[str], list[list[str]]]:
+    """Rounds in turns, so that a noisy minute meets everybody; start-up included, and after the first batch."""
+    whole: dict[str, list[float]] = {name: [] for name in contenders}
+    flowing: dict[str, list[float]] = {name: [] for name in contenders}
+    for _, (name, make) in itertools.product(range(rounds), contenders.items()):
+        started = time.perf_counter()
+        count, first = 0, 0.0
+        for batch in make():
+            count += len(batch["image"])
+            first = first or time.perf_counter()
+        ended = time.perf_counter()
+        whole[name].append(count / (ended - started))
+        flowing[name].append((count - BATCH) / (ended - first))
+    ours = next(iter(contenders))
+    rows = [
+        [name, *(f"{np.median(v[name]):.0f} ({np.median(v[ours]) / np.median(v[name]):.2f})" for v in (whole, flowing))]
+        for name in contenders
+    ]
+    return ["loader", "from the start (ours is × faster)", "after the first batch (ours is × faster)"], rows
+
+
+def memory(samples: str, folder: str) -> tuple[list[str], list[list[str]]]:
+    """Streams of one epoch over the samples, and over ten copies of their shards."""
+    files = [path for path, _ in storage.list_files(samples, ".parquet")]
+    many = Path(folder) / "many"
+    many.mkdir()
+    for copy, file in itertools.product(range(10), files):
+        (many / f"{copy}-{Path(file).name}").symlink_to(file)
+    rows = []
+    for name, path in (("once", samples), ("ten times", str(many))):
+        with PeakMemory(every_s=0.5) as peak:
+            count = sum(len(batch["image"]) for batch in our_batches(path))
+        rows.append([name, f"{count}", f"{peak.peak_gb:.2f} GB"])
+    return ["samples", "read", "peak memory, all processes"], rows
+
+
+def training(samples: str, folder: str) -> tuple[list[str], list[list[str]]]:
+    """The worker's own steps, on batches that it keeps and on its stream, in one process."""
+    run = open_run(f"{folder}/f", job="train_annotator", settings={})
+    put_body(cached_body("low"), run.folder)
+    annotators.write_weights(VPoserV2().state_dict(), run.path(PRIOR))
+    rows = []
+    for name, model, steps in (
+        ("ResNet-50, 256×192", Pose2PoseConfig(), 24),
+        ("ResNet-18, 128×96", Pose2PoseConfig(backbone=18, input_width=96, input_height=128), 120),
+    ):
+        settings = AnnotatorTraining(
+            model=model, batch_size=16, weak_share=0.0, stream=StreamConfig(readers=1, shuffle_rows=64)
+        )
+        feed = Feed("strong", (open_source(samples),), settings.batch_size)
+        task = Task(run.folder, AnnotatorRecipe(settings), settings, model.input_size, (feed,), None, steps=10_000)
+        ray.train.torch.TorchTrainer(
+            _measure,
+            train_loop_config={"task": task, "steps": steps},
+            scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
+            run_config=RunConfig(storage_path=f"{folder}/ray"),
+        ).fit()
+        rates = storage.read_json(run.path("rates.json"))
+        stream, kept = (float(np.median(rates[way])) for way in ("streamed", "kept"))
+        rows.append([name, f"{kept:.1f}", f"{stream:.1f}", f"{stream / kept:.2f}"])
+    return ["network, batch 16, two threads", "kept in memory", "streamed", "of those in memory"], rows
+
+
+def _measure(config: dict[str, Any], turns: int = 3) -> None:
+    """By turns: steps on kept batches, no stream alive; then on a stream, once what it had decoded ahead is used."""
+    task, steps = config["task"], config["steps"]
+    worker = _Worker(task)
+    worker.network.train()
+
+    def rate(parts: Iterator[Any]) -> float:
+        started = time.perf_counter()
+        for _ in range(steps):
+            worker._step(parts, 1)
+        return steps * task.training.batch_size / (time.perf_counter() - started)
+
+    rates: dict[str, list[float]] = {"kept": [], "streamed": []}
+    kept: list[Any] = []
+    for _ in range(turns):
+        stream: Any = worker._parts()
+        kept = kept or [next(stream) for _ in range(4)]
+        decoded_ahead = int(0.5 * LOCAL_OBJECT_STORE_BYTES / (3 * task.input_size[0] * task.input_size[1]))
+        for _ in range(decoded_ahead // task.training.batch_size):  # taken without training on them
+            next(stream)
+        worker._step(stream, 1)
+        rates["streamed"].append(rate(stream))
+        stream.close()
+        del stream
+        time.sleep(5)
+        rates["kept"].append(rate(itertools.cycle(kept)))
+    storage.write_json(storage.join(task.folder, "rates.json"), rates)
+
+
+if __name__ == "__main__":
+    main()
