@@ -1,6 +1,7 @@
 """Training on Ray Train, fed by Ray Data, as the driver sees it: what starts, what is told, what went wrong.
 
-A recipe says what is trained and by which losses; pipelines/train_loop.py is what each worker does with it.
+A recipe says what is trained and by which losses; pipelines/train_loop.py is what each worker does with it,
+pipelines/train_checkpoint.py what a killed one goes on from.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from mesh_lib.nets.checkpoints import read_state
 from pipelines import annotators, runs, storage
 from pipelines.cluster import is_own_cluster
 from pipelines.stream import Feed, Source, read_group
-from pipelines.train_loop import CHECKPOINT, METRICS, MISTAKE, PROGRESS, Recipe, Task, Training, train_worker
+from pipelines.train_checkpoint import CHECKPOINT
+from pipelines.train_loop import METRICS, MISTAKE, PROGRESS, Recipe, Task, Training, train_worker
 
 log = logging.getLogger(__name__)
 

@@ -8,28 +8,24 @@ planned (pipelines/stream.py), so what follows is what would have followed.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
 import ray.train
 import ray.train.torch
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, distributed, nn
 
 from mesh_lib.supervision import Truth
 from pipelines import runs, storage
 from pipelines.cluster import set_up_data
 from pipelines.stream import Feed, StreamConfig, batches, crop_stream
+from pipelines.train_checkpoint import load_checkpoint, save_checkpoint
 
 METRICS = "metrics.json"
-CHECKPOINT = "checkpoint.safetensors"
-"""All that a killed training needs to go on: weights, optimizer, and how far it was."""
 MISTAKE = "mistake.json"
 """What stopped a training that would stop there again."""
 PROGRESS = "progress.json"
@@ -140,19 +136,6 @@ class Task:
     """Of one epoch."""
 
 
-@dataclass
-class Progress:
-    """How far a training is."""
-
-    step: int = 0
-    """Steps done."""
-    history: list[dict[str, Any]] = field(default_factory=list)
-    totals: dict[str, float] = field(default_factory=dict)
-    """Sums over the steps of the unfinished epoch."""
-    best: float | None = None
-    """Least validation error so far."""
-
-
 class Mistake(ValueError):
     """What would go wrong again, however often it is tried."""
 
@@ -191,7 +174,7 @@ class _Worker:
         # Adam's state may go on from a checkpoint, so the weights are loaded before DDP spreads them.
         learned = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(learned, lr=task.training.learning_rate, fused=True)
-        self.progress = _restore(task.folder, self.network, self.optimizer)
+        self.progress = load_checkpoint(task.folder, self.network, self.optimizer)
         self.shared = ray.train.torch.prepare_model(self.network)
         self.wrapped = torch.compile(self.shared) if task.training.compile else self.shared
         self.told = time.monotonic()
@@ -353,9 +336,7 @@ class _Worker:
             self._share_totals()
         if self.rank == 0:
             self._check_weights()
-            storage.write_bytes(
-                storage.join(self.task.folder, CHECKPOINT), _pack(self.network, self.optimizer, self.progress)
-            )
+            save_checkpoint(self.task.folder, self.network, self.optimizer, self.progress)
 
     def _check_weights(self) -> None:
         """A loss can be finite and its gradient not: such weights are never kept."""
@@ -387,47 +368,3 @@ def _row(batch: Any, row: int) -> Any:
     if isinstance(batch, Tensor):
         return batch[row : row + 1]
     return replace(batch, **{f.name: getattr(batch, f.name)[row : row + 1] for f in fields(batch)})
-
-
-def _pack(network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> bytes:
-    """A checkpoint's content: safetensors, how far the training is in its header."""
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    return save(tensors, {"progress": json.dumps(asdict(progress))})
-
-
-def _restore(folder: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Load the last checkpoint, if there is one."""
-    path = storage.join(folder, CHECKPOINT)
-    if not storage.exists(path):
-        return Progress()
-    data = storage.read_bytes(path)
-    try:
-        progress, tensors = read_progress(data), load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise Mistake(f"{path} is damaged: {error}\n  fix: delete it; the training starts over") from None
-    weights: dict[str, Tensor] = {}
-    state: dict[int, dict[str, Tensor]] = {index: {} for index in range(len(optimizer.param_groups[0]["params"]))}
-    for name, value in tensors.items():
-        kind, _, rest = name.partition(".")
-        if kind == "network":
-            weights[rest] = value
-        else:
-            index, _, entry = rest.partition(".")
-            state[int(index)][entry] = value
-    network.load_state_dict(weights)
-    # Fused Adam walks a weight and its moments side by side: they must lie in memory alike (channels last).
-    for weight, moments in zip(optimizer.param_groups[0]["params"], state.values(), strict=True):
-        for name, value in moments.items():
-            if value.shape == weight.shape:
-                moments[name] = torch.empty_like(weight).copy_(value)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return progress
-
-
-def read_progress(checkpoint: bytes) -> Progress:
-    """How far the training was that wrote this checkpoint: a safetensors file, its header's length and JSON first."""
-    header = json.loads(checkpoint[8 : 8 + int.from_bytes(checkpoint[:8], "little")])
-    return Progress(**json.loads(header["__metadata__"]["progress"]))
