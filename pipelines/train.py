@@ -43,7 +43,11 @@ def initial_state(init: str, weights: str | None, *, run_weights: Mapping[str, t
     Raises ValueError where the two do not go together, or hold nothing readable.
     """
     if (init == "random") != (weights is None):
-        need = "needs --weights" if weights is None else "takes no --weights; name what they are"
+        need = (
+            f"needs --weights\n  fix: pass a published checkpoint{_makers(init, run_weights)}, or --training.init random"
+            if weights is None
+            else "takes no --weights\n  fix: name what they are with --training.init"
+        )
         raise ValueError(f"--training.init {init} {need}")
     if weights is None:
         return {}
@@ -52,6 +56,10 @@ def initial_state(init: str, weights: str | None, *, run_weights: Mapping[str, t
     job, file = run_weights[init]
     runs.load_run(weights, job=job)
     return annotators.read_weights(storage.join(weights, file))
+
+
+def _makers(init: str, run_weights: Mapping[str, tuple[str, str]]) -> str:
+    return f" or a run folder of jobs/{run_weights[init][0]}.py" if init in run_weights else ""
 
 
 def make_feed(name: str, sources: list[Source], *, samples: int, training: Training) -> Feed:
@@ -82,7 +90,6 @@ def check_fit(training: Training, feeds: list[Feed], validation: Source | None) 
             f"{training.workers} workers and the reading of their samples want a CPU each; the cluster has {cpus:.0f}\n"
             "  fix: fewer --training.workers, or more CPUs (on one machine: ray start --head --num-cpus=N)"
         )
-    log.info("every step: %s", ", ".join(f"{f.count * training.accumulate} samples of {f.name}" for f in feeds))
 
 
 def fit(
@@ -101,6 +108,7 @@ def fit(
     steps = training.steps(sum(feed.rows for feed in feeds))
     held = Feed("validation", (validation,), training.workers) if validation else None
     storage.delete(run.path(MISTAKE))
+    log.info("every step: %s", ", ".join(f"{f.count * training.accumulate} samples of {f.name}" for f in feeds))
     task = Task(run.folder, recipe, training, input_size, tuple(feeds), held, steps)
     # Ray Train keeps its own state under a name that readers skip; what a training goes on from is ours.
     system, scratch = storage.resolve(run.path("_ray"))
