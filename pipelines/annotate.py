@@ -21,7 +21,7 @@ from mesh_lib.datasets.images import BadImage
 from mesh_lib.labels import failure, flags, make_labels
 from pipelines import annotators, runs, storage
 from pipelines.bodies import BODY
-from pipelines.stream import Source, cut, open_source
+from pipelines.stream import Cutter, Source, open_source
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def _prepare(table: pa.Table, *, input_size: tuple[int, int], joint_set: JointSe
     """Decode and crop; a row that cannot be annotated gets its reason as `status` and a black crop."""
     cv2.setNumThreads(1)
     width, height = input_size
-    rows = len(table)
+    rows, cutter = len(table), Cutter(table)
     keypoints = tables.numpy_column(table, "keypoints_2d_px", missing=0.0).reshape(rows, len(joint_set), 3)
     out: dict[str, Any] = {name: table.column(name).to_numpy(zero_copy_only=False) for name in IDENTITY}
     out |= {
@@ -140,7 +140,7 @@ def _prepare(table: pa.Table, *, input_size: tuple[int, int], joint_set: JointSe
             out["status"][i] = reason
             continue
         try:
-            out["crop"][i], _, out["box"][i] = cut(table, i, input_size=input_size)
+            _, out["box"][i] = cutter.cut(i, out=out["crop"][i])
         except BadImage:
             out["status"][i] = "bad_image"
         except ValueError:

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 import warnings
+from typing import Any
 
 import ray
 from ray.data._internal.execution.execution_callback import ExecutionCallback
@@ -16,22 +17,27 @@ LOCAL_OBJECT_STORE_BYTES = 600_000_000
 LOCAL_LOGICAL_CPUS = 8
 """Streaming stages, actors and writers each hold a CPU; with two logical ones a pipeline waits for itself."""
 
-LONGEST_REST_S = 0.1
+SHORTEST_REST_S, LONGEST_REST_S = 0.01, 0.1
 
 
 class Unhurried(ExecutionCallback):
-    """Rests between two looks of Ray Data's scheduler at its tasks: briefly at first, up to a tenth of a second later.
+    """Rests between two looks of Ray Data's scheduler at its tasks, the longer the longer it has found nothing new.
 
     While a consumer holds a stream back, `ray.wait` returns at once with outputs that may not be taken yet, and the
     scheduler of every stream turns without end: two streams take both cores of a small machine from the training.
     """
 
     def __init__(self) -> None:
-        self.rest_s = 0.005
+        self.rest_s, self.seen = SHORTEST_REST_S, 0
 
-    def on_execution_step(self, executor: object) -> None:
+    def on_execution_step(self, executor: Any) -> None:
+        seen = sum(
+            op.metrics.num_tasks_submitted + op.metrics.num_task_outputs_generated + op.metrics.num_outputs_taken
+            for op in executor._topology
+        )
+        self.rest_s = SHORTEST_REST_S if seen != self.seen else min(self.rest_s * 1.5, LONGEST_REST_S)
+        self.seen = seen
         time.sleep(self.rest_s)
-        self.rest_s = min(self.rest_s * 1.01, LONGEST_REST_S)
 
 
 def connect() -> None:

@@ -9,7 +9,8 @@ was killed goes on at the very sample where it was.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ COLUMNS = (
 )  # fmt: skip
 SEGMENT = 1000
 """Windows of one Ray Data execution: each is an object that the cluster keeps an eye on."""
+BLOCK_BYTES = 32 * 2**20
+"""Crops that a reader hands over at once: small enough to flow, large enough not to keep the scheduler busy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class StreamConfig:
     """Fixes the order of the samples and their augmentations."""
     shuffle_rows: int = 512
     """Samples of a window: row groups are shuffled over the whole dataset, their rows within windows of this size."""
-    readers: int = 2
+    readers: int = 3
     """Ray Data tasks that decode and warp at the same time, per worker and kind of dataset."""
 
     def __post_init__(self) -> None:
@@ -192,6 +195,7 @@ def batches(
     device: torch.device,
     rank: int = 0,
     workers: int = 1,
+    reader_cpus: float = 1.0,
 ) -> Iterator[dict[str, Tensor]]:
     """A worker's part (count / workers samples) of the feed's batches for `steps` of a training, counted from 0."""
     segment = max(1, SEGMENT * min(config.shuffle_rows, feed.rows) // feed.count)
@@ -199,17 +203,61 @@ def batches(
         stop = min(start + segment, steps.stop)
         crops = crop_stream(
             feed, config=config, input_size=input_size, span=range(start * feed.count, stop * feed.count),
-            rank=rank, workers=workers,
+            rank=rank, workers=workers, reader_cpus=reader_cpus,
         )  # fmt: skip
-        yield from crops.iter_torch_batches(
-            batch_size=feed.count // workers, device=device, prefetch_batches=2, pin_memory=device.type == "cuda"
-        )
+        blocks = crops.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        for rows in _stretches(blocks, feed.count // workers):
+            yield {name: _tensor(pieces, device) for name, pieces in rows.items()}
+
+
+def _stretches(blocks: Iterable[pa.Table], size: int) -> Iterator[dict[str, list[np.ndarray]]]:
+    """Stretches of `size` rows, each in as many pieces as it lies in blocks: views of the object store, no copies."""
+    begun: dict[str, list[np.ndarray]] = {}
+    wanted = size
+    for block in itertools.chain.from_iterable(table.to_batches() for table in blocks):
+        columns = {name: np.asarray(column.to_numpy(zero_copy_only=False)) for name, column in _columns(block)}
+        at = 0
+        while at < len(block):
+            taken = min(wanted, len(block) - at)
+            for name, values in columns.items():
+                begun.setdefault(name, []).append(values[at : at + taken])
+            at, wanted = at + taken, wanted - taken
+            if not wanted:
+                yield begun
+                begun, wanted = {}, size
+
+
+def _columns(block: pa.RecordBatch) -> Iterator[tuple[str, Any]]:
+    return zip(block.schema.names, block.columns, strict=True)
+
+
+def _tensor(pieces: list[np.ndarray], device: torch.device) -> Tensor:
+    """Rows that lie in pieces, as one tensor on a device. On a CPU a single piece is not copied: do not write to it."""
+    if device.type == "cpu":
+        values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the object store cannot be written to
+            return torch.from_numpy(values)
+    shape = (sum(map(len, pieces)), *pieces[0].shape[1:])
+    pinned = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, pieces[0].dtype)).dtype, pin_memory=True)
+    np.concatenate(pieces, out=pinned.numpy())
+    return pinned.to(device, non_blocking=True)
 
 
 def crop_stream(
-    feed: Feed, *, config: StreamConfig, input_size: tuple[int, int], span: range, rank: int = 0, workers: int = 1
+    feed: Feed,
+    *,
+    config: StreamConfig,
+    input_size: tuple[int, int],
+    span: range,
+    rank: int = 0,
+    workers: int = 1,
+    reader_cpus: float = 1.0,
 ) -> Dataset:
-    """A worker's crops of the positions `span` of the feed's order, a row each, in that order."""
+    """A worker's crops of the positions `span` of the feed's order, a row each, in that order.
+
+    A reader whose crops nobody takes yet waits with its `reader_cpus` in hand: all streams' readers must fit at once.
+    """
     set_up_data()
     windows = [{"window": window} for window in planned(feed, config, span)]
     reader = _CropWindow(feed, config, input_size, span, rank=rank, workers=workers)
@@ -217,103 +265,125 @@ def crop_stream(
         reader,
         batch_size=1,
         batch_format="numpy",
-        num_cpus=1,
+        num_cpus=reader_cpus,
         compute=TaskPoolStrategy(size=min(config.readers, len(windows))),
     )
     crops.context.execution_options.preserve_order = True
-    # A task that must wait before it may hand over its second block would wait with its CPU in hand.
-    crops.context.target_max_block_size = None
+    crops.context.target_max_block_size = 3 * input_size[0] * input_size[1] * reader.block  # what each yield exceeds
     return crops
 
 
 class _CropWindow:
-    """Ray Data function: one planned window in, a worker's crops and truth of it out."""
+    """Ray Data function: one planned window in, a worker's crops and truth of it out, a few batches at a time."""
 
     def __init__(
         self, feed: Feed, config: StreamConfig, input_size: tuple[int, int], span: range, *, rank: int, workers: int
     ) -> None:
         self.feed, self.config, self.input_size, self.span = feed, config, input_size, span
-        self.rank, self.workers = rank, workers
+        self.rank, self.share = rank, feed.count // workers
+        crop_bytes = 3 * input_size[0] * input_size[1]
+        self.block = max(1, BLOCK_BYTES // (crop_bytes * self.share)) * self.share
+        """Rows of a block: whole batches, so that none begins in one block and ends in another."""
 
-    def __call__(self, unit: Any) -> dict[str, np.ndarray]:
+    def __call__(self, unit: Any) -> Iterator[dict[str, np.ndarray]]:
         cv2.setNumThreads(1)
         window: Window = unit["window"][0]
-        pieces, rows = [], []
+        truth, shots = self._open(window)
+        order = shuffled(window, seed=self.config.seed)
+        unreadable: set[int] = set()
+        for places in self._blocks(window):
+            images = np.empty((len(places), self.input_size[1], self.input_size[0], 3), np.uint8)
+            affines = np.empty((len(places), 2, 3), np.float32)
+            chosen = np.empty(len(places), int)
+            for slot, place in enumerate(places):
+                # A picture that cannot be read gives way to the next one: a batch is never short, a worker never waits.
+                for row in itertools.chain(order[place:], order[:place]):
+                    affine = None if row in unreadable else shots[row].cut(out=images[slot])
+                    if affine is not None:
+                        affines[slot], chosen[slot] = affine, row
+                        break
+                    unreadable.add(row)
+                else:
+                    paths = ", ".join(sorted({self.feed.sources[s].path for s, _ in window.groups}))
+                    raise ValueError(f"no picture can be read among {window.rows} neighbouring samples of {paths}")
+            drawn = [shots[row].augmentation for row in chosen]
+            yield {name: values[chosen] for name, values in truth.items()} | {
+                "image": images,
+                "affine": affines,
+                "flip": np.array([a.flip for a in drawn], bool),
+                "rotation_rad": np.array([a.rotation_rad for a in drawn], np.float32),
+                "stand_in": chosen != order[places],
+            }
+
+    def _open(self, window: Window) -> tuple[dict[str, np.ndarray], list[_Shot]]:
+        """The truth of the window's rows, and what their crops are cut from."""
+        drawn = [crop.Augmentation()] * window.rows
+        if self.config.augment:
+            rng = np.random.default_rng((self.config.seed, window.epoch, window.start, 1))
+            drawn = crop.draw_augmentations(rng, window.rows, strength=self.config.strength)
+        pieces, shots = [], []
         for source, group in ((self.feed.sources[s], g) for s, g in window.groups):
             file, row_group, _ = source.groups[group]
             table = read_group(source.path, file, row_group, COLUMNS)
             pieces.append(truth_columns(table, source.joint_set, weak=source.weak))
-            rows += [(table, i) for i in range(len(table))]
-        truth = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-        order = shuffled(window, seed=self.config.seed)
-        crops: dict[int, tuple[np.ndarray, np.ndarray, crop.Augmentation] | None] = {}
-        chosen = []
-        for place in self._places(window):
-            # A picture that cannot be read gives way to the next one: a batch is never short, a worker never waits.
-            for row in itertools.chain(order[place:], order[:place]):
-                if row not in crops:
-                    crops[row] = self._crop(*rows[row], epoch=window.epoch, key=int(truth["sample_key"][row]))
-                if crops[row] is not None:
-                    chosen.append((row, row != order[place]))
-                    break
-            else:
-                paths = ", ".join(sorted({self.feed.sources[s].path for s, _ in window.groups}))
-                raise ValueError(f"no picture can be read among {window.rows} neighbouring samples of {paths}")
-        return self._gather(chosen, crops, truth)
+            cutter = Cutter(table)
+            shots += [_Shot(cutter, row, drawn[len(shots) + row]) for row in range(len(table))]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}, shots
 
-    def _places(self, window: Window) -> np.ndarray:
-        """Places in the window that this worker's batches take."""
+    def _blocks(self, window: Window) -> list[np.ndarray]:
+        """Places in the window that this worker's batches take, a block's together."""
         position = np.arange(window.start, window.start + window.rows)
-        share = self.feed.count // self.workers
-        mine = position % self.feed.count // share == self.rank
-        return np.flatnonzero(mine & (position >= self.span.start) & (position < self.span.stop))
+        batch, within = np.divmod(position, self.feed.count)
+        mine = within // self.share == self.rank
+        places = np.flatnonzero(mine & (position >= self.span.start) & (position < self.span.stop))
+        block = batch[places] * self.share // self.block
+        return np.split(places, np.flatnonzero(np.diff(block)) + 1)
 
-    def _crop(
-        self, table: pa.Table, row: int, *, epoch: int, key: int
-    ) -> tuple[np.ndarray, np.ndarray, crop.Augmentation] | None:
-        rng = np.random.default_rng((self.config.seed, epoch, key & (2**63 - 1)))
-        drawn = (
-            crop.draw_augmentation(rng, strength=self.config.strength) if self.config.augment else crop.Augmentation()
-        )
+
+@dataclass(frozen=True)
+class _Shot:
+    """One row of a shard, and how it is augmented."""
+
+    cutter: Cutter
+    row: int
+    augmentation: crop.Augmentation
+
+    def cut(self, *, out: np.ndarray) -> np.ndarray | None:
+        """Cut the crop into its slot; the affine, or None for a picture that cannot be read."""
         try:
-            pixels, affine, _ = cut(table, row, input_size=self.input_size, augmentation=drawn)
+            return self.cutter.cut(self.row, out=out, augmentation=self.augmentation)[0]
         except (BadImage, ValueError):
             return None  # annotate is where it is reported, by reason
-        return pixels, affine, drawn
-
-    def _gather(self, chosen: list[tuple[int, bool]], crops: dict[int, Any], truth: dict[str, Any]) -> dict[str, Any]:
-        width, height = self.input_size
-        out = {name: values[[row for row, _ in chosen]] for name, values in truth.items()}
-        taken = [crops[row] for row, _ in chosen]
-        out["image"] = np.stack([c[0] for c in taken]) if taken else np.zeros((0, height, width, 3), np.uint8)
-        out["affine"] = np.array([c[1] for c in taken], np.float32).reshape(-1, 2, 3)
-        out["flip"] = np.array([c[2].flip for c in taken], bool)
-        out["rotation_rad"] = np.array([c[2].rotation_rad for c in taken], np.float32)
-        out["stand_in"] = np.array([stand_in for _, stand_in in chosen], bool)
-        return out
 
 
-def cut(
-    table: pa.Table, row: int, *, input_size: tuple[int, int], augmentation: crop.Augmentation | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The network's view of one row: crop (H, W, 3) RGB uint8, affine (whole image → crop), and its box.
+class Cutter:
+    """Cuts the network's view out of the rows of a table of samples."""
 
-    Raises BadImage for a picture that cannot be read, ValueError for a box without area.
-    """
-    data = table.column("image")[row].as_py()
-    if data is None:
-        data = storage.read_image(table.column("image_uri")[row].as_py())
-    picture = decode(data)
-    whole = tuple(table.column("image_size")[row].as_py())
-    stored = np.array(table.column("crop_to_image")[row].as_py(), float).reshape(2, 3)
-    box = crop.network_box(
-        np.array(table.column("bbox_xywh_px")[row].as_py()), image_size=whole, aspect=input_size[0] / input_size[1]
-    )
-    affine = crop.crop_affine(box, input_size=input_size, image_width=whole[0], augmentation=augmentation)
-    pixels = crop.warp(picture, crop.compose_affine(affine, stored), input_size=input_size)
-    if augmentation is not None and augmentation.colour != (1.0, 1.0, 1.0):
-        pixels = np.clip(pixels * np.array(augmentation.colour, np.float32), 0, 255).astype(np.uint8)
-    return pixels, affine, box
+    def __init__(self, table: pa.Table) -> None:
+        self.image, self.image_uri = table.column("image"), table.column("image_uri")
+        self.image_size = tables.numpy_column(table, "image_size", missing=0)
+        self.crop_to_image = tables.numpy_column(table, "crop_to_image").reshape(-1, 2, 3)
+        self.bbox = tables.numpy_column(table, "bbox_xywh_px")
+
+    def cut(
+        self, row: int, *, out: np.ndarray, augmentation: crop.Augmentation | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Write the crop into `out` (H, W, 3) RGB uint8; returns its affine (whole image → crop) and its box.
+
+        Raises BadImage for a picture that cannot be read, ValueError for a box without area.
+        """
+        data = self.image[row].as_py()
+        if data is None:
+            data = storage.read_image(self.image_uri[row].as_py())
+        picture = decode(data)
+        width, height = self.image_size[row].tolist()
+        input_size = out.shape[1], out.shape[0]
+        box = crop.network_box(self.bbox[row], image_size=(width, height), aspect=input_size[0] / input_size[1])
+        affine = crop.crop_affine(box, input_size=input_size, image_width=width, augmentation=augmentation)
+        crop.warp(picture, crop.compose_affine(affine, self.crop_to_image[row]), out=out)
+        if augmentation is not None:
+            crop.tint(out, augmentation.colour)
+        return affine, box
 
 
 def truth_columns(table: pa.Table, joint_set: JointSet, *, weak: bool) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -43,11 +44,10 @@ def initial_state(init: str, weights: str | None, *, run_weights: Mapping[str, t
     Raises ValueError where the two do not go together, or hold nothing readable.
     """
     if (init == "random") != (weights is None):
-        need = (
-            f"needs --weights\n  fix: pass a published checkpoint{_makers(init, run_weights)}, or --training.init random"
-            if weights is None
-            else "takes no --weights\n  fix: name what they are with --training.init"
-        )
+        need = "takes no --weights\n  fix: name what they are with --training.init"
+        if weights is None:
+            checkpoint = f"a published checkpoint{_makers(init, run_weights)}"
+            need = f"needs --weights\n  fix: pass {checkpoint}, or --training.init random"
         raise ValueError(f"--training.init {init} {need}")
     if weights is None:
         return {}
@@ -92,6 +92,18 @@ def check_fit(training: Training, feeds: list[Feed], validation: Source | None) 
         )
 
 
+def reader_cpus(training: Training, *, streams: int) -> float:
+    """What each of all workers' readers may hold of a CPU so that all fit at once, beside the workers.
+
+    A reader keeps its CPU while nobody takes its crops: one that found none left would never let the others go on.
+    """
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    readers = training.workers * training.stream.readers * streams
+    # Each node may have a remainder that no reader fits into.
+    fair = (sum(nodes) - training.workers) / (readers + len(nodes) - 1)
+    return min(1.0, math.floor(100 * fair) / 100)
+
+
 def fit(
     run: runs.Run,
     *,
@@ -109,7 +121,8 @@ def fit(
     held = Feed("validation", (validation,), training.workers) if validation else None
     storage.delete(run.path(MISTAKE))
     log.info("every step: %s", ", ".join(f"{f.count * training.accumulate} samples of {f.name}" for f in feeds))
-    task = Task(run.folder, recipe, training, input_size, tuple(feeds), held, steps)
+    cpus = reader_cpus(training, streams=len(feeds) + (held is not None))
+    task = Task(run.folder, recipe, training, input_size, tuple(feeds), held, steps, cpus)
     # Ray Train keeps its own state under a name that readers skip; what a training goes on from is ours.
     system, scratch = storage.resolve(run.path("_ray"))
     trainer = _Trainer(

@@ -134,6 +134,8 @@ class Task:
     validation: Feed | None
     steps: int
     """Of one epoch."""
+    reader_cpus: float = 1.0
+    """What each task that decodes samples holds of a CPU."""
 
 
 class Mistake(ValueError):
@@ -279,7 +281,7 @@ class _Worker:
         streams = [
             batches(
                 feed, config=self.training.stream, input_size=self.task.input_size, steps=steps, device=self.device,
-                rank=self.rank, workers=self.training.workers,
+                rank=self.rank, workers=self.training.workers, reader_cpus=self.task.reader_cpus,
             )
             for feed in self.task.feeds
         ]  # fmt: skip
@@ -298,7 +300,7 @@ class _Worker:
         plain = StreamConfig(augment=False, shuffle_rows=self.training.stream.shuffle_rows, readers=1)
         crops = crop_stream(
             feed, config=plain, input_size=self.task.input_size, span=range(feed.rows), rank=self.rank,
-            workers=self.training.workers,
+            workers=self.training.workers, reader_cpus=self.task.reader_cpus,
         )  # fmt: skip
         found = torch.zeros(2, dtype=torch.float64, device=self.device)
         for batch in crops.iter_torch_batches(batch_size=VALIDATION_BATCH, device=self.device):

@@ -23,11 +23,11 @@ def decode(data: bytes | None) -> np.ndarray:
     width, height = picture_size(data)
     if width * height > MAX_PIXELS:
         raise BadImage(f"picture claims {width}x{height} pixels; the limit is {MAX_PIXELS}")
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if picture is None:
         raise BadImage("the picture cannot be decoded")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return picture
 
 
 def picture_size(data: bytes) -> tuple[int, int]:

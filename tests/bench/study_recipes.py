@@ -24,7 +24,7 @@ CROP = "--training.model.backbone 18 --training.model.input-width 96 --training.
 def main(out: str) -> None:
     world, prior, pose2d = (f"{out}/{name}" for name in ("world", "prior", "pose2d"))
     studio, street, street3d = (f"{world}/{name}" for name in ("studio", "street", "street3d"))
-    job(f"synthesize --out {world} --world.studio 400 --world.street 250 --world.street3d 250 --world.street-test 0")
+    job(f"synthesize --out {world} --studio 400 --street 250 --street3d 250 --street-test 0")
     job(f"train_prior --out {prior} --training.generated 50000 --training.steps 2000 --training.batch-size 256")
     job(
         f"train_pose2d --samples {studio} {street} {street3d} --out {pose2d} {CROP} --training.batch-size 16 "
