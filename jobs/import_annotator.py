@@ -12,8 +12,7 @@ import logging
 from dataclasses import dataclass
 
 from jobs import start
-from mesh_lib.nets.checkpoints import read_state
-from pipelines.annotators import import_annotator, load_prior
+from pipelines.annotators import import_annotator, load_prior, read_published
 from pipelines.bodies import find_body
 from pipelines.runs import open_run
 
@@ -39,7 +38,7 @@ class Job:
 
 
 def main(job: Job) -> None:
-    body, state = find_body(job.body), read_state(job.weights)
+    body, state = find_body(job.body), read_published(job.weights)
     prior = load_prior(job.prior) if job.prior else None
     settings = {"input_width": job.input_width, "input_height": job.input_height}
     inputs = [job.weights, str(body), *([job.prior] if job.prior else [])]

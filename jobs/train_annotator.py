@@ -22,7 +22,7 @@ from jobs import start
 from pipelines.annotators import load_prior
 from pipelines.bodies import find_body
 from pipelines.cluster import connect
-from pipelines.runs import open_run
+from pipelines.runs import open_run, roles
 from pipelines.train_annotator import PRESETS, AnnotatorTraining, starting_backbone, train_annotator
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,9 @@ class Job:
     """Sample folders whose 3D truth supervises."""
     weak: tuple[str, ...] = ()
     """Sample folders whose 2D keypoints supervise."""
-    prior: str
-    """Run folder of jobs/train_prior.py, or a published VPoser checkpoint (first release .pt, second .ckpt)."""
+    prior: str | None = None
+    """Run folder of jobs/train_prior.py, or a published VPoser checkpoint (first release .pt, second .ckpt); not with
+    --training.model.pose-head rot6d, which has no use for it."""
     validate: str | None = None
     """Sample folder with 3D truth whose PA-MPJPE is reported after every epoch."""
     weights: str | None = None
@@ -55,10 +56,19 @@ class Job:
 
 def main(job: Job) -> None:
     body = find_body(job.body)
-    prior = load_prior(job.prior)  # what does not fit is named before any work
+    if (job.prior is None) != (job.training.model.pose_head == "rot6d"):
+        raise ValueError(
+            "the vposer head decodes its poses by a VPoser\n  fix: pass --prior, or --training.model.pose-head rot6d"
+            if job.prior is None
+            else "the rot6d head has no use for --prior\n  fix: leave it out"
+        )
+    prior = load_prior(job.prior) if job.prior else None  # what does not fit is named before any work
     backbone = starting_backbone(job.training, job.weights)
-    inputs = [*job.strong, *job.weak, job.prior, str(body), *(p for p in (job.weights, job.validate) if p)]
-    run = open_run(job.out, job="train_annotator", settings=job.training, inputs=inputs, resume=True)
+    # Which dataset plays which part, and in which order, is as much of a training as its numbers are.
+    parts = {"strong": job.strong, "weak": job.weak, "validate": job.validate, "weights": job.weights}
+    inputs = [*job.strong, *job.weak, str(body), *(p for p in (job.prior, job.weights, job.validate) if p)]
+    settings = {"training": job.training, **roles(parts)}
+    run = open_run(job.out, job="train_annotator", settings=settings, inputs=inputs, resume=True)
     if run.finished:
         log.info("%s is complete already", job.out)
         return

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from jobs import start
 from pipelines import storage
 from pipelines.cluster import connect
-from pipelines.runs import open_run
+from pipelines.runs import open_run, roles
 from pipelines.stream import open_source
 from pipelines.train_pose2d import Pose2DTraining, score_pose2d, starting_network, train_pose2d
 
@@ -46,7 +46,8 @@ def main(job: Job) -> None:
     inputs = [*job.samples, *(path for path in (job.validate, job.coco_annotations, job.weights) if path)]
     for path in (*job.samples, *([job.validate] if job.validate else [])):
         open_source(path)
-    run = open_run(job.out, job="train_pose2d", settings=job.training, inputs=inputs, resume=True)
+    settings = {"training": job.training, **roles({"samples": job.samples, "validate": job.validate})}
+    run = open_run(job.out, job="train_pose2d", settings=settings, inputs=inputs, resume=True)
     if run.finished:
         log.info("%s is complete already", job.out)
         return

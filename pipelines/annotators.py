@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -131,6 +133,18 @@ def load_weights(annotator: Annotator, state: dict[str, torch.Tensor], *, where:
     annotator.load_state_dict(state, strict=False)  # what is left is the body's own, just checked by name
 
 
+def read_published(path: str) -> dict[str, torch.Tensor]:
+    """Named tensors of a published checkpoint, local or in object storage. Raises ValueError for one that is not."""
+    if "://" not in path:
+        return read_state(path)
+    if not storage.exists(path):
+        raise ValueError(f"no checkpoint at {path}\n  fix: pass the file that its authors published")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / path.rpartition("/")[2]
+        file.write_bytes(storage.read_bytes(path))
+        return read_state(file)
+
+
 def weights_sha256(folder: str) -> str:
     """SHA-256 of a run's weights, for lineage."""
     return hashlib.sha256(storage.read_bytes(storage.join(folder, WEIGHTS))).hexdigest()
@@ -146,6 +160,6 @@ def load_prior(path: str) -> VPoser:
     Raises ValueError for anything else.
     """
     if path.endswith(CHECKPOINTS):
-        return vposer_of(read_state(path))
+        return vposer_of(read_published(path))
     runs.load_run(path, job="train_prior")
     return vposer_of(read_weights(storage.join(path, PRIOR_WEIGHTS)))

@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -81,6 +81,14 @@ def open_run(
         record | {"status": "running", "run_id": run.run_id, "started": now(), "code": code_version()},
     )
     return run
+
+
+def roles(parts: Mapping[str, Sequence[str] | str | None]) -> dict[str, Any]:
+    """Which input plays which part, as settings: the same folders in other roles, or another order, are another run."""
+    return {
+        name: storage.absolute(value) if isinstance(value, str) else value and [storage.absolute(v) for v in value]
+        for name, value in parts.items()
+    }
 
 
 def _made_nothing(out: str, record: dict[str, Any]) -> bool:

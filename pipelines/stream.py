@@ -39,6 +39,11 @@ SEGMENT = 1000
 """Windows of one Ray Data execution: each is an object that the cluster keeps an eye on."""
 BLOCK_BYTES = 32 * 2**20
 """Crops that a reader hands over at once: small enough to flow, large enough not to keep the scheduler busy."""
+READER_CPUS = 0.01
+"""A reader whose crops nobody takes yet waits with its CPU in hand. With whole CPUs the readers of one dataset could
+take them all and starve the dataset that the training waits for; `StreamConfig.readers` bounds them already."""
+STORE_SHARE = 0.8
+"""Of the object store, for all streams of a training together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +103,12 @@ def open_source(path: str) -> Source:
     groups, joint_set, bodies, has_3d = [], None, set(), False
     for file in storage.parquet_files(path):
         try:
-            info = pq.ParquetFile(system.open_input_file(file))
+            info = storage.patiently(path, lambda file=file: pq.ParquetFile(system.open_input_file(file)))
         except pa.ArrowInvalid as error:
             raise ValueError(f"{file} is not a Parquet file: {error}") from None
         found = tables.joint_set_of(info.schema_arrow, where=file)
+        if absent := {*COLUMNS, "sample_id"} - {*info.schema_arrow.names}:
+            raise ValueError(f"{file} lacks columns of the samples table: {', '.join(sorted(absent))}")
         if joint_set is not None and found != joint_set:
             raise ValueError(f"{path} mixes joint sets: {joint_set.name} and, in {file}, {found.name}")
         joint_set = found
@@ -123,8 +130,22 @@ def _may_hold_3d(group: pq.RowGroupMetaData) -> bool:
     return joints.statistics.null_count < joints.num_values or (mesh.statistics.has_min_max and mesh.statistics.max)
 
 
+def holds_3d(source: Source) -> bool:
+    """Whether any sample has a valid 3D joint or SMPL parameters: read until one is found, mostly the first."""
+    for file, group, _ in source.groups if source.has_3d else ():
+        table = read_group(source.path, file, group, ("keypoints_3d_m", "smpl_valid"))
+        joints = tables.numpy_column(table, "keypoints_3d_m", missing=0.0)
+        if (joints[:, 3::4] > 0).any() or any(table.column("smpl_valid").to_pylist()):
+            return True
+    return False
+
+
 def read_group(path: str, file: str, group: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """One row group of one shard. Raises ValueError, with its name, for one that cannot be read."""
+    """One row group of one shard.
+
+    Raises ValueError, with its name, for one that cannot be read; OSError where an object store does not answer, which
+    says nothing about the shard.
+    """
     system, _ = storage.resolve(path)
     wanted = list(columns) if columns else None
     try:
@@ -132,6 +153,8 @@ def read_group(path: str, file: str, group: int, columns: Sequence[str] | None =
             path, lambda: pq.ParquetFile(system.open_input_file(file)).read_row_group(group, columns=wanted)
         )
     except (pa.ArrowInvalid, OSError) as error:
+        if "://" in path and not isinstance(error, (pa.ArrowInvalid, FileNotFoundError)):
+            raise
         raise ValueError(f"row group {group} of {file} cannot be read: {error}") from error
 
 
@@ -195,15 +218,18 @@ def batches(
     device: torch.device,
     rank: int = 0,
     workers: int = 1,
-    reader_cpus: float = 1.0,
+    streams: int = 1,
 ) -> Iterator[dict[str, Tensor]]:
-    """A worker's part (count / workers samples) of the feed's batches for `steps` of a training, counted from 0."""
+    """A worker's part (count / workers samples) of the feed's batches for `steps` of a training, counted from 0.
+
+    `streams` is how many such streams, over all workers, share the object store.
+    """
     segment = max(1, SEGMENT * min(config.shuffle_rows, feed.rows) // feed.count)
     for start in range(steps.start, steps.stop, segment):
         stop = min(start + segment, steps.stop)
         crops = crop_stream(
             feed, config=config, input_size=input_size, span=range(start * feed.count, stop * feed.count),
-            rank=rank, workers=workers, reader_cpus=reader_cpus,
+            rank=rank, workers=workers, streams=streams,
         )  # fmt: skip
         blocks = crops.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
         for rows in _stretches(blocks, feed.count // workers):
@@ -252,12 +278,9 @@ def crop_stream(
     span: range,
     rank: int = 0,
     workers: int = 1,
-    reader_cpus: float = 1.0,
+    streams: int = 1,
 ) -> Dataset:
-    """A worker's crops of the positions `span` of the feed's order, a row each, in that order.
-
-    A reader whose crops nobody takes yet waits with its `reader_cpus` in hand: all streams' readers must fit at once.
-    """
+    """A worker's crops of the positions `span` of the feed's order, a row each, in that order."""
     set_up_data()
     windows = [{"window": window} for window in planned(feed, config, span)]
     reader = _CropWindow(feed, config, input_size, span, rank=rank, workers=workers)
@@ -265,10 +288,11 @@ def crop_stream(
         reader,
         batch_size=1,
         batch_format="numpy",
-        num_cpus=reader_cpus,
+        num_cpus=READER_CPUS,
         compute=TaskPoolStrategy(size=min(config.readers, len(windows))),
     )
     crops.context.execution_options.preserve_order = True
+    crops.context.override_object_store_memory_limit_fraction = STORE_SHARE / streams
     crops.context.target_max_block_size = 3 * input_size[0] * input_size[1] * reader.block  # what each yield exceeds
     return crops
 
@@ -361,7 +385,7 @@ class Cutter:
 
     def __init__(self, table: pa.Table) -> None:
         self.image, self.image_uri = table.column("image"), table.column("image_uri")
-        self.image_size = tables.numpy_column(table, "image_size", missing=0)
+        self.image_size = tables.numpy_column(table, "image_size", missing=0.0)
         self.crop_to_image = tables.numpy_column(table, "crop_to_image").reshape(-1, 2, 3)
         self.bbox = tables.numpy_column(table, "bbox_xywh_px")
 
@@ -370,8 +394,10 @@ class Cutter:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Write the crop into `out` (H, W, 3) RGB uint8; returns its affine (whole image → crop) and its box.
 
-        Raises BadImage for a picture that cannot be read, ValueError for a box without area.
+        Raises BadImage for a picture that cannot be read or lies nobody knows where, ValueError for a box without area.
         """
+        if not np.isfinite(self.crop_to_image[row]).all():
+            raise BadImage("crop_to_image does not say where in the picture the stored crop lies")
         data = self.image[row].as_py()
         if data is None:
             data = storage.read_image(self.image_uri[row].as_py())
@@ -387,18 +413,27 @@ class Cutter:
 
 
 def truth_columns(table: pa.Table, joint_set: JointSet, *, weak: bool) -> dict[str, np.ndarray]:
-    """The unaugmented truth of a table of samples as arrays in BODY33 order; absent values are zero."""
+    """The unaugmented truth of a table of samples as arrays in BODY33 order; absent values are zero.
+
+    What is not finite is not known: its confidence or validity becomes 0. A sample without any valid 3D is weak,
+    whatever its dataset is.
+    """
     rows, joints = len(table), len(joint_set)
 
     def column(name: str) -> np.ndarray:
         return np.nan_to_num(tables.numpy_column(table, name, missing=0.0)).astype(np.float32)
 
+    def keypoints(name: str, channels: int) -> np.ndarray:
+        values = tables.numpy_column(table, name, missing=0.0).reshape(rows, joints, channels).astype(np.float32)
+        return np.where(np.isfinite(values).all(axis=2, keepdims=True), values, np.float32(0))
+
     camera = table.column("camera").combine_chunks()
     camera = camera if isinstance(camera, pa.StructArray) else pa.concat_arrays(camera.chunks)
     inner = pa.table({"focal_px": camera.field("focal_px"), "princpt_px": camera.field("princpt_px")})
     valid = np.asarray(table.column("smpl_valid").fill_null(False).to_numpy(zero_copy_only=False), dtype=bool)
-    keypoints_2d = column("keypoints_2d_px").reshape(rows, joints, 3)
-    keypoints_3d = column("keypoints_3d_m").reshape(rows, joints, 4)
+    for name in ("smpl_global_orient", "smpl_body_pose", "smpl_betas", "smpl_transl_m"):
+        valid &= np.isfinite(tables.numpy_column(table, name)).all(axis=1)
+    keypoints_2d, keypoints_3d = keypoints("keypoints_2d_px", 3), keypoints("keypoints_3d_m", 4)
     pose = np.concatenate([column("smpl_global_orient"), column("smpl_body_pose")], axis=1)
     hidden = np.zeros(rows, bool) if weak else np.ones(rows, bool)
     return {
@@ -411,5 +446,5 @@ def truth_columns(table: pa.Table, joint_set: JointSet, *, weak: bool) -> dict[s
         "smpl_valid": valid & hidden,
         "focal_px": np.nan_to_num(tables.numpy_column(inner, "focal_px", missing=0.0)).astype(np.float32),
         "princpt_px": np.nan_to_num(tables.numpy_column(inner, "princpt_px", missing=0.0)).astype(np.float32),
-        "weak": np.full(rows, weak),
+        "weak": weak | ~(valid | (keypoints_3d[..., 3] > 0).any(axis=1)),
     }

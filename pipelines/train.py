@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -21,7 +20,6 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
-from mesh_lib.nets.checkpoints import read_state
 from pipelines import annotators, runs, storage
 from pipelines.cluster import is_own_cluster
 from pipelines.stream import Feed, Source, read_group
@@ -52,7 +50,7 @@ def initial_state(init: str, weights: str | None, *, run_weights: Mapping[str, t
     if weights is None:
         return {}
     if weights.endswith(annotators.CHECKPOINTS) or init not in run_weights:
-        return read_state(weights)
+        return annotators.read_published(weights)
     job, file = run_weights[init]
     runs.load_run(weights, job=job)
     return annotators.read_weights(storage.join(weights, file))
@@ -92,18 +90,6 @@ def check_fit(training: Training, feeds: list[Feed], validation: Source | None) 
         )
 
 
-def reader_cpus(training: Training, *, streams: int) -> float:
-    """What each of all workers' readers may hold of a CPU so that all fit at once, beside the workers.
-
-    A reader keeps its CPU while nobody takes its crops: one that found none left would never let the others go on.
-    """
-    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    readers = training.workers * training.stream.readers * streams
-    # Each node may have a remainder that no reader fits into.
-    fair = (sum(nodes) - training.workers) / (readers + len(nodes) - 1)
-    return min(1.0, math.floor(100 * fair) / 100)
-
-
 def fit(
     run: runs.Run,
     *,
@@ -121,8 +107,7 @@ def fit(
     held = Feed("validation", (validation,), training.workers) if validation else None
     storage.delete(run.path(MISTAKE))
     log.info("every step: %s", ", ".join(f"{f.count * training.accumulate} samples of {f.name}" for f in feeds))
-    cpus = reader_cpus(training, streams=len(feeds) + (held is not None))
-    task = Task(run.folder, recipe, training, input_size, tuple(feeds), held, steps, cpus)
+    task = Task(run.folder, recipe, training, input_size, tuple(feeds), held, steps)
     # Ray Train keeps its own state under a name that readers skip; what a training goes on from is ours.
     system, scratch = storage.resolve(run.path("_ray"))
     trainer = _Trainer(

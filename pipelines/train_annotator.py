@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from mesh_lib.nets.vposer import VPoser, vposer_of
 from mesh_lib.supervision import Truth, make_targets
 from pipelines import annotators, runs, storage
 from pipelines.bodies import body_npz, load_body_of, put_body
-from pipelines.stream import Feed, Source, StreamConfig, open_source
+from pipelines.stream import Feed, Source, StreamConfig, holds_3d, open_source
 from pipelines.train import check_fit, fit, initial_state, make_feed
 from pipelines.train_loop import Training
 
@@ -93,7 +94,7 @@ def train_annotator(
     *,
     strong: list[str],
     weak: list[str],
-    prior: VPoser,
+    prior: VPoser | None,
     body: str,
     training: AnnotatorTraining,
     backbone: ResNet | None = None,
@@ -109,12 +110,13 @@ def train_annotator(
     feeds = make_feeds(training, **sources)
     held = open_source(validation) if validation else None
     check_fit(training, feeds, held)
-    if held and not held.has_3d:
+    if held and not holds_3d(held):
         raise ValueError(f"no sample of {held.path} has 3D truth, so it cannot say how good f is")
     _check_bodies([*sources["strong"], *([held] if held else [])], hashlib.sha256(body_npz(body)).hexdigest())
     # Workers may be on other machines: whatever they start from lies in the run folder.
     put_body(body, run.folder)
-    annotators.write_weights(prior.state_dict(), run.path(PRIOR))
+    if prior is not None:
+        annotators.write_weights(prior.state_dict(), run.path(PRIOR))
     if backbone is not None:
         annotators.write_weights(backbone.state_dict(), run.path(BACKBONE))
     return fit(
@@ -142,17 +144,40 @@ def make_feeds(training: AnnotatorTraining, *, strong: list[Source], weak: list[
                 f"{need}, but {'no such dataset was given' if not sources else 'datasets were given for it'}\n"
                 "  fix: pass datasets for both kinds, or set weak_share to 0 (3D only) or 1 (2D only)"
             )
-        if not shares and sources:
-            feeds.append(make_feed(name, sources, samples=samples, training=training))
-        elif len(shares) != len(sources):
+        if shares and len(shares) != len(sources):
             raise ValueError(f"{name}_shares has {len(shares)} parts for {len(sources)} datasets; give one for each")
-        else:
-            ends = [round(samples * sum(shares[: i + 1])) for i in range(len(shares))]
-            for source, begin, end in zip(sources, [0, *ends], ends, strict=False):
-                if begin == end:
-                    raise ValueError(f"{source.path} has less than one of {samples} {name} samples a batch")
-                feeds.append(make_feed(source.path, [source], samples=end - begin, training=training))
+        counts = _counts(samples, shares or [s.rows for s in sources], units=training.workers * training.accumulate)
+        if counts is not None:
+            feeds += [
+                make_feed(source.path, [source], samples=count, training=training)
+                for source, count in zip(sources, counts, strict=True)
+            ]
+            continue
+        feeds.append(make_feed(name, sources, samples=samples, training=training))
+        if shares:
+            raise ValueError(
+                f"{samples} {name} samples a batch are too few for {len(sources)} datasets, one each for "
+                f"{training.workers} workers and {training.accumulate} parts\n  fix: a larger --training.batch-size"
+            )
     return feeds
+
+
+def _counts(samples: int, shares: Sequence[float], *, units: int) -> list[int] | None:
+    """Samples of a batch that each dataset gives: as near to its share as whole samples, which must split over `units`
+    parts, come, and at least one for each part. None where they are too few for that, or do not split."""
+    whole = samples // units
+    if len(shares) > whole or samples % units:
+        return None
+    wanted = [whole * share / sum(shares) for share in shares]
+    counts = [max(1, int(value)) for value in wanted]
+    while sum(counts) != whole:
+        missing = [value - count for value, count in zip(wanted, counts, strict=True)]
+        if sum(counts) < whole:
+            counts[missing.index(max(missing))] += 1
+        else:
+            spare = [m if count > 1 else float("inf") for m, count in zip(missing, counts, strict=True)]
+            counts[spare.index(min(spare))] -= 1
+    return [count * units for count in counts]
 
 
 def _withhold(training: AnnotatorTraining, strong: list[Source]) -> list[Source]:
@@ -161,7 +186,7 @@ def _withhold(training: AnnotatorTraining, strong: list[Source]) -> list[Source]
     if unknown := hidden - {source.path for source in strong}:
         raise ValueError(f"withhold_3d names {', '.join(sorted(unknown))}, which is not among the 3D datasets")
     strong = [replace(source, weak="all" in training.withhold_3d or source.path in hidden) for source in strong]
-    if flat := [source.path for source in strong if not (source.has_3d or source.weak)]:
+    if flat := [source.path for source in strong if not (source.weak or holds_3d(source))]:
         raise ValueError(
             f"no sample of {', '.join(flat)} has 3D truth, so it cannot supervise in 3D\n  fix: pass it as --weak"
         )
@@ -176,7 +201,8 @@ class AnnotatorRecipe:
     error: str = "pa_mpjpe_mm"
 
     def start(self, folder: str) -> AnnotatorLearner:
-        vposer = vposer_of(annotators.read_weights(storage.join(folder, PRIOR)))
+        prior = storage.join(folder, PRIOR)
+        vposer = vposer_of(annotators.read_weights(prior)) if storage.exists(prior) else None
         annotator = Annotator(self.training.model, body=load_body_of(folder), vposer=vposer)
         if self.training.init != "random":
             annotator.regressor.backbone.load_state_dict(annotators.read_weights(storage.join(folder, BACKBONE)))

@@ -40,14 +40,14 @@ def save_checkpoint(folder: str, network: nn.Module, optimizer: torch.optim.Opti
 
 
 def load_checkpoint(folder: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Load the last checkpoint, if there is one. Raises ValueError for one that is damaged."""
+    """Load the last checkpoint, if there is one. Raises ValueError for one that is damaged, or another network's."""
     path = storage.join(folder, CHECKPOINT)
     if not storage.exists(path):
         return Progress()
     data = storage.read_bytes(path)
     try:
         progress, tensors = read_progress(data), load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}\n  fix: delete it; the training starts over") from None
     weights: dict[str, Tensor] = {}
     state: dict[int, dict[str, Tensor]] = {index: {} for index in range(len(optimizer.param_groups[0]["params"]))}
@@ -58,7 +58,12 @@ def load_checkpoint(folder: str, network: nn.Module, optimizer: torch.optim.Opti
         else:
             index, _, entry = rest.partition(".")
             state[int(index)][entry] = value
-    network.load_state_dict(weights)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} is the checkpoint of another network: {error}\n  fix: delete it; the training starts over"
+        ) from None
     # Fused Adam walks a weight and its moments side by side: they must lie in memory alike (channels last).
     for weight, moments in zip(optimizer.param_groups[0]["params"], state.values(), strict=True):
         for name, value in moments.items():

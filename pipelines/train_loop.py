@@ -134,8 +134,11 @@ class Task:
     validation: Feed | None
     steps: int
     """Of one epoch."""
-    reader_cpus: float = 1.0
-    """What each task that decodes samples holds of a CPU."""
+
+    @property
+    def streams(self) -> int:
+        """Of samples, over all workers."""
+        return self.training.workers * (len(self.feeds) + (self.validation is not None))
 
 
 class Mistake(ValueError):
@@ -240,6 +243,7 @@ class _Worker:
             loss = torch.stack(list(losses.values())).sum() / self.training.accumulate
             values = torch.stack(list(losses.values())).detach().cpu() / self.training.accumulate
             if not values.isfinite().all():
+                self._check_weights()  # else the samples would be blamed for them
                 bad = [name for name, value in zip(losses, values, strict=True) if not value.isfinite()]
                 raise Mistake(
                     f"the loss is not finite in epoch {epoch}, step {self.progress.step} ({', '.join(bad)})",
@@ -281,7 +285,7 @@ class _Worker:
         streams = [
             batches(
                 feed, config=self.training.stream, input_size=self.task.input_size, steps=steps, device=self.device,
-                rank=self.rank, workers=self.training.workers, reader_cpus=self.task.reader_cpus,
+                rank=self.rank, workers=self.training.workers, streams=self.task.streams,
             )
             for feed in self.task.feeds
         ]  # fmt: skip
@@ -300,7 +304,7 @@ class _Worker:
         plain = StreamConfig(augment=False, shuffle_rows=self.training.stream.shuffle_rows, readers=1)
         crops = crop_stream(
             feed, config=plain, input_size=self.task.input_size, span=range(feed.rows), rank=self.rank,
-            workers=self.training.workers, reader_cpus=self.task.reader_cpus,
+            workers=self.training.workers, streams=self.task.streams,
         )  # fmt: skip
         found = torch.zeros(2, dtype=torch.float64, device=self.device)
         for batch in crops.iter_torch_batches(batch_size=VALIDATION_BATCH, device=self.device):
@@ -344,7 +348,7 @@ class _Worker:
         """A loss can be finite and its gradient not: such weights are never kept."""
         if not all(weight.isfinite().all() for weight in self.network.parameters()):
             raise Mistake(
-                f"the weights are not finite any more after step {self.progress.step}\n"
+                f"the weights are not finite any more before step {self.progress.step}\n"
                 "  fix: lower the learning rate (in another --out)"
             )
 

@@ -144,12 +144,13 @@ def score_pose2d(folder: str, *, samples: str, annotations: str | None = None) -
     scores: dict[str, Any] = {"samples": len(found), "pck_0.1": float(np.mean(shares)) if shares else None}
     if annotations:
         truth = json.loads(storage.read_bytes(annotations))
+        seen = {int(row["image_id"]) for row in found}
         results = [
             {"image_id": int(row["image_id"]), "category_id": 1, "score": float(row["score"]),
              "keypoints": row["keypoints"].reshape(-1).tolist()}
             for row in found if row["status"] == tables.OK
         ]  # fmt: skip
-        scores |= {f"coco_{name}": value for name, value in oks_ap(truth, results).items()}
+        scores |= {f"coco_{name}": value for name, value in oks_ap(truth, results, image_ids=seen).items()}
     return scores
 
 

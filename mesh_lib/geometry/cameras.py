@@ -7,6 +7,7 @@ centre of the top-left pixel.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,21 +16,38 @@ from torch import Tensor
 CROP_FOCAL_PX = 5000.0
 """Virtual focal length on the network's input (Pose2Pose, SPIN)."""
 CAMERA_BOX_M = 2.5
-"""Edge of the 3D box that a person's crop is taken to cover (Pose2Pose: 2.5 m for bodies)."""
+"""Edge of the 3D box that a person's crop is taken to cover (Pose2Pose: 2.5 m for bodies, 0.4 m for hands)."""
 DEPTH_EPSILON_M = 1e-4
 """Pose2Pose divides by z + 1e-4; we move the body by it instead, which is the same number."""
 
 
-def depth_scale_m(input_size: tuple[int, int]) -> float:
+def depth_scale_m(input_size: tuple[int, int], *, box_m: float = CAMERA_BOX_M) -> float:
     """k of Pose2Pose: sqrt(f² S² / (H W)), the depth at which the 3D box fills the input; body 256×192: 56.38 m."""
     width, height = input_size
-    return CROP_FOCAL_PX * CAMERA_BOX_M / (width * height) ** 0.5
+    return CROP_FOCAL_PX * box_m / (width * height) ** 0.5
 
 
 def crop_translation_m(raw: Float[Tensor, "*batch 3"], *, input_size: tuple[int, int]) -> Float[Tensor, "*batch 3"]:
     """The network's camera output to the body's translation in the crop's camera: (t_x, t_y, k·σ(γ)) (Pose2Pose)."""
     depth = depth_scale_m(input_size) * raw[..., 2:].sigmoid() + DEPTH_EPSILON_M
     return torch.cat([raw[..., :2], depth], dim=-1)
+
+
+def weak_perspective_translation_m(
+    scale: Float[Tensor, "*batch"],
+    shift: Float[Tensor, "*batch 2"],
+    *,
+    convention: Literal["spin", "eft"],
+    input_px: float = 224.0,
+) -> Float[Tensor, "*batch 3"]:
+    """A weak-perspective camera as the translation for a pinhole of CROP_FOCAL_PX on the same square crop.
+
+    SPIN and HMR project u = s·(x + t), EFT u = s·x + t, both in [-1, 1] of the crop; t_z = 2f / (W·s)
+    (docs/cameras.md).
+    """
+    metres = shift if convention == "spin" else shift / scale[..., None]
+    depth = 2 * CROP_FOCAL_PX / (input_px * scale)
+    return torch.cat([metres, depth[..., None]], dim=-1)
 
 
 def project(

@@ -66,7 +66,7 @@ def annotator_losses(
     losses = {
         "smpl_pose": _pose_loss(answer, targets, config, l1),
         "smpl_shape": l1(answer.betas, targets.betas, targets.mesh_valid[:, None]),
-        "joint_proj": l1(answer.joints_crop_px / STRIDE, keypoints_hm, in_crop[..., None]),
+        "joint_proj": l1(answer.joints_crop_px / STRIDE, keypoints_hm, image_mask[..., :1]),
         "joint_cam": l1(rel_m, targets.joints_rel_m, rel_valid[..., None]),
         "smpl_joint_cam": l1(rel_m, targets.mesh_rel_m, mesh_valid[..., None]),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from jaxtyping import Float
@@ -25,11 +25,13 @@ def pck(
     return (near * seen).sum(dim=1) / seen.sum(dim=1)
 
 
-def oks_ap(ground_truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> dict[str, float]:
+def oks_ap(
+    ground_truth: dict[str, Any], results: Sequence[dict[str, Any]], *, image_ids: Collection[int]
+) -> dict[str, float]:
     """COCO's keypoint average precision of `results` ({image_id, category_id, keypoints, score}), by its own code.
 
-    ground_truth is the parsed person_keypoints_*.json; people of pictures without a result are not counted. Raises
-    ValueError where there is no result.
+    ground_truth is the parsed person_keypoints_*.json; image_ids are the pictures that were looked at: people in them
+    count, found or not. Raises ValueError where there is no result.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -41,7 +43,7 @@ def oks_ap(ground_truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> d
         truth.dataset = ground_truth
         truth.createIndex()
         judge = COCOeval(truth, truth.loadRes(list(results)), "keypoints")
-        judge.params.imgIds = sorted({result["image_id"] for result in results})
+        judge.params.imgIds = sorted(image_ids)
         judge.evaluate()
         judge.accumulate()
         judge.summarize()

@@ -17,7 +17,7 @@ from torch import Tensor
 from mesh_lib.body.layer import BodyLayer
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
 from mesh_lib.losses.vposer import body_rotmats, geodesic
-from mesh_lib.nets.vposer import LATENT, VPoser
+from mesh_lib.nets.vposer import VPoser
 
 ACTIVE_VARIANCE = 0.01
 """A unit whose posterior mean varies less over the data carries nothing (Burda et al., 2016)."""
@@ -61,8 +61,7 @@ def prior_quality(
     posed = layer(rotmats=body_rotmats(truth), betas=betas)
     again = layer(rotmats=body_rotmats(vposer.decode(latent.mean)), betas=betas)
     kl = latent.kl().mean(dim=0)
-    z = torch.randn(samples, LATENT, generator=torch.Generator().manual_seed(seed)).to(poses)
-    drawn, data = vposer.decode(z), truth[:1024]
+    drawn, data = vposer.generate(samples, generator=torch.Generator().manual_seed(seed)), truth[:1024]
     return PriorQuality(
         reconstruction_cm=(posed.joints_m - again.joints_m).norm(dim=-1).mean().item() * 100,
         vertices_cm=(posed.vertices_m - again.vertices_m).norm(dim=-1).mean().item() * 100,

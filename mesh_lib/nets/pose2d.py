@@ -8,6 +8,7 @@ the release's, so that its checkpoints load (`rename_simple_baselines`). Heatmap
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from mesh_lib.nets.resnet import CropNetConfig, ResNet
 
 HEATMAP_STRIDE = 4
 DECONV_CHANNELS = 256
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,9 @@ class Pose2DConfig(CropNetConfig):
 
     joint_set: str = "body33"
     """Name of the joints that have a heatmap: body33, or coco17 as published."""
+    normalise: Literal["none", "imagenet"] = "none"
+    """What is done to pictures first: nothing, as f has it, or ImageNet's mean and deviation, as Simple Baselines'
+    released weights expect."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,9 +46,14 @@ class Pose2DConfig(CropNetConfig):
 class Pose2D(nn.Module):
     """(B, 3, H, W) RGB in [0, 1] → (B, J, H/4, W/4) heatmaps."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, config: Pose2DConfig) -> None:
         super().__init__()
         self.config = config
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(IMAGENET_DEVIATION)[:, None, None], persistent=False)
         self.backbone = ResNet(config.backbone)
         layers: list[nn.Module] = []
         channels = self.backbone.channels
@@ -64,6 +74,8 @@ class Pose2D(nn.Module):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch joints h4 w4"]:
+        if self.config.normalise == "imagenet":
+            image = (image - self.mean) / self.deviation
         return self.final_layer(self.deconv_layers(self.backbone(image)))
 
 

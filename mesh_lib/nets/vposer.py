@@ -54,6 +54,11 @@ class VPoser(nn.Module, ABC):
     def decode(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch 21 3 3"]:
         return rot6d_to_rotmat(self.decode_6d(z).unflatten(-1, (JOINTS, 6)))
 
+    def generate(self, count: int, *, generator: torch.Generator | None = None) -> Float[Tensor, "count 21 3 3"]:
+        """Poses of the prior: decoded codes of a standard normal, drawn on the CPU (the same on every device)."""
+        weight = next(self.parameters())
+        return self.decode(torch.randn(count, LATENT, generator=generator).to(weight))
+
 
 class _NormalHead(nn.Module):
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from jobs.train_annotator import Job, main
 from pipelines import annotators, storage
-from pipelines.train_checkpoint import CHECKPOINT, Progress, read_progress
+from pipelines.train_checkpoint import CHECKPOINT, Progress, load_checkpoint, read_progress, save_checkpoint
 from pipelines.train_loop import METRICS, _Worker
 from tests.conftest import ROOT, annotator_job
 
@@ -127,34 +127,46 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
 def test_two_workers_make_what_one_makes(
     tiny_world: Path, tiny_prior: Path, published_resnet18: Path, tmp_path: Path, s3: str
 ) -> None:
-    """Two workers with half a batch each; one with both halves in turn, from and to object storage; one whole batch.
+    """Two workers with half a batch each, one of them killed half-way; one with both halves in turn, from and to object
+    storage; one whole batch.
 
-    Between the first two are float32 sums in another order alone: losses within 0.1 %, and the backbone's weights, on
-    their way from where they started, part by 2 % of that way (Adam's first steps turn on the sign of gradients near
+    Between the first two are float32 sums in another order alone: losses within 0.5 %, and the backbone's weights, on
+    their way from where they started, part by 4 % of that way (Adam's first steps turn on the sign of gradients near
     zero). The third has batch norm's statistics of the whole batch: losses within 10 %.
     """
     for name in ("studio", "street3d", "street"):
         storage.write_parquet(storage.read_parquet(str(tiny_world / name)), f"{s3}/two/world/{name}/a.parquet")
+    two = tmp_path / "two"
     ways: dict[str, tuple[Any, dict[str, Any]]] = {
-        str(tmp_path / "two"): (tiny_world, {"workers": 2, "threads": 1}),
+        str(two): (tiny_world, {"workers": 2, "threads": 1}),
         f"{s3}/two/f": (f"{s3}/two/world", {"accumulate": 2}),
         str(tmp_path / "one"): (tiny_world, {}),
     }
     metrics, weights = [], []
     for out, (world, how) in ways.items():
-        made = {"precision": "float32", "epochs": 1, "samples_per_epoch": 24, "checkpoint_steps": 2, **how}
-        main(annotator_job(world, tiny_prior, published_resnet18, out, **made))
-        metrics.append(storage.read_json(storage.join(out, METRICS))[0])
+        made = {"precision": "float32", "epochs": 2, "samples_per_epoch": 24, "checkpoint_steps": 2, **how}
+        job = annotator_job(world, tiny_prior, published_resnet18, out, **made)
+        if out == str(two):
+            with Steps(two) as steps:
+                driver = start_driver(job)
+                steps.wait_for(2, driver)
+                first, _second = train_workers()  # the other waits for its gradients
+                first.kill()
+                assert driver.wait(TIMEOUT_S) == 0 and steps.seen == sorted(steps.seen)
+        else:
+            main(job)
+        metrics.append([epoch["loss"] for epoch in storage.read_json(storage.join(out, METRICS))])
         weights.append(annotators.read_weights(storage.join(out, annotators.WEIGHTS)))
         assert storage.exists(storage.join(out, CHECKPOINT)) and storage.exists(storage.join(out, "tensorboard"))
-    assert metrics[0]["loss"] == pytest.approx(metrics[1]["loss"], rel=1e-3)
-    assert metrics[0]["loss"] == pytest.approx(metrics[2]["loss"], rel=0.1)
+    assert len(metrics[0]) == 2
+    assert metrics[0] == pytest.approx(metrics[1], rel=5e-3)
+    assert metrics[0] == pytest.approx(metrics[2], rel=0.1)
     way = parted = 0.0
     for name, value in torch.load(published_resnet18, weights_only=True).items():
         if name.endswith("weight") and not name.startswith("fc"):
             two, one = (found[f"regressor.backbone.{name}"] for found in weights[:2])
             way, parted = way + (two - value).abs().sum().item(), parted + (two - one).abs().sum().item()
-    assert way > 0 and parted < 0.02 * way
+    assert way > 0 and parted < 0.04 * way
 
 
 def test_a_loss_that_is_not_finite_names_its_sample(
@@ -170,6 +182,8 @@ def test_a_loss_that_is_not_finite_names_its_sample(
     with pytest.raises(ValueError, match=r"loss is not finite in epoch 1") as error:
         main(dataclasses.replace(job, strong=(str(tmp_path / "studio"),), validate=None))
     assert f"samples: {rows[5]['sample_id']}\n" in str(error.value)
+    kept = tmp_path / "f" / CHECKPOINT
+    assert not kept.exists() or all(value.isfinite().all() for value in load_file(kept).values())
 
 
 @pytest.mark.parametrize(
@@ -225,3 +239,27 @@ def test_the_best_epoch_is_told_by_its_error(
     with pytest.raises(ValueError, match="weights are not finite"):
         worker._save({"val_pa_mpjpe_mm": 40.0})
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_the_same_datasets_in_other_roles_are_another_training(
+    tiny_annotator: Path, tiny_world: Path, tiny_prior: Path, published_resnet18: Path
+) -> None:
+    job = annotator_job(tiny_world, tiny_prior, published_resnet18, tiny_annotator)
+    main(job)  # complete already
+    with pytest.raises(ValueError, match=r"settings\.strong: there .*studio.*now .*street3d"):
+        main(dataclasses.replace(job, strong=job.strong[::-1]))
+    with pytest.raises(ValueError, match=r"settings\.weak"):
+        main(dataclasses.replace(job, strong=(job.strong[0],), weak=(*job.weak, job.strong[1])))
+
+
+def test_a_checkpoint_that_does_not_fit_says_so(tmp_path: Path) -> None:
+    small, large = torch.nn.Linear(2, 2), torch.nn.Linear(3, 3)
+    save_checkpoint(str(tmp_path), small, torch.optim.Adam(small.parameters()), Progress(step=3))
+    assert load_checkpoint(str(tmp_path), small, torch.optim.Adam(small.parameters())).step == 3
+    with pytest.raises(ValueError, match=r"checkpoint of another network[\s\S]*fix: "):
+        load_checkpoint(str(tmp_path), large, torch.optim.Adam(large.parameters()))
+    data = (tmp_path / CHECKPOINT).read_bytes()
+    for damaged in (data[:40], data.replace(b"history", b"historx"), b""):
+        (tmp_path / CHECKPOINT).write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"is damaged[\s\S]*fix: "):
+            load_checkpoint(str(tmp_path), small, torch.optim.Adam(small.parameters()))

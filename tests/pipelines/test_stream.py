@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
+from mesh_lib.body.joints import BODY33
+from mesh_lib.datasets.images import BadImage, encode_jpeg
+from mesh_lib.geometry import crop
 from pipelines import storage
-from pipelines.stream import Feed, StreamConfig, batches, crop_stream, open_source, planned
+from pipelines.stream import Cutter, Feed, StreamConfig, batches, crop_stream, open_source, planned, truth_columns
 from pipelines.train_annotator import AnnotatorTraining, make_feeds
 
 pytestmark = pytest.mark.ray
@@ -120,24 +124,30 @@ def test_every_dataset_gives_its_exact_share(tiny_world: Path) -> None:
         feeds = make_feeds(AnnotatorTraining(**settings), strong=strong, weak=weak)
         return {feed.name.rpartition("/")[2]: feed.count for feed in feeds}
 
-    assert counts([studio, street3d], [street]) == {"strong": 96, "weak": 96}
-    assert counts([studio], [street], batch_size=10, weak_share=0.3) == {"strong": 7, "weak": 3}
-    assert counts([studio], [street], batch_size=12, workers=3, accumulate=2) == {"strong": 3, "weak": 3}
+    assert counts([studio, street3d], [street]) == {"studio": 64, "street3d": 32, "street": 96}, "by size"
+    assert counts([studio, street3d], [street], batch_size=8) == {"studio": 3, "street3d": 1, "street": 4}
+    assert counts([studio], [street], batch_size=10, weak_share=0.3) == {"studio": 7, "street": 3}
+    assert counts([studio], [street], batch_size=12, workers=3, accumulate=2) == {"studio": 3, "street": 3}
+    assert counts([studio, street3d], [street], batch_size=12, workers=6) == {"strong": 6, "street": 6}, "one each"
     assert counts([studio, street3d], [street], strong_shares=(0.75, 0.25)) == {
-        "studio": 72, "street3d": 24, "weak": 96,
+        "studio": 72, "street3d": 24, "street": 96,
     }  # fmt: skip
-    assert counts([studio], [], weak_share=0) == {"strong": 96 * 2}
+    assert counts([studio], [], weak_share=0) == {"studio": 96 * 2}
+    huge = dataclasses.replace(studio, groups=((*studio.groups[0][:2], 10**6),))
+    assert counts([huge, street3d], [street])["street3d"] == 1, "a small dataset is in every batch"
     for wrong, message in (
         ({"batch_size": 6, "workers": 2}, "do not split over 2 workers"),
         ({"batch_size": 6, "workers": 1, "accumulate": 2}, "1 workers and 2 parts"),
         ({"strong_shares": (1.0,)}, "has 1 parts for 2 datasets"),
-        ({"strong_shares": (0.999, 0.001)}, "less than one of 96"),
         ({"weak_share": 0}, "datasets were given for it"),
     ):
         with pytest.raises(ValueError, match=message):
             counts([studio, street3d], [street], **wrong)
     with pytest.raises(ValueError, match="no such dataset was given"):
         counts([studio], [])
+    unfounded = dataclasses.replace(street, has_3d=True)  # as files say whose 3D columns are filled, with nothing valid
+    with pytest.raises(ValueError, match=r"street has 3D truth[\s\S]*pass it as --weak"):
+        counts([unfounded], [street])
     with pytest.raises(ValueError, match=r"street has 3D truth[\s\S]*pass it as --weak"):
         counts([street], [street])
     with pytest.raises(ValueError, match=r"withhold_3d names .*gone"):
@@ -147,13 +157,12 @@ def test_every_dataset_gives_its_exact_share(tiny_world: Path) -> None:
 def test_a_dataset_keeps_its_part_of_the_batch_when_its_3d_is_withheld(tiny_world: Path) -> None:
     studio, street3d, street = (open_source(str(tiny_world / n)) for n in ("studio", "street3d", "street"))
     training = AnnotatorTraining(batch_size=72, withhold_3d=(street3d.path,))
-    strong, weak = make_feeds(training, strong=[studio, street3d], weak=[street])
-    assert (strong.count, weak.count) == (36, 36)
-    rows = crop_stream(strong, config=StreamConfig(), input_size=SIZE, span=range(36)).take_all()
-    hidden = {int(key) for key in storage.read_parquet(street3d.path)["sample_key"].to_pylist()}
-    assert sum(row["weak"] for row in rows) == len(hidden) == 12
-    assert all(row["weak"] == (row["sample_key"] in hidden) == (not row["smpl_valid"]) for row in rows)
-    assert not any(row["keypoints_3d_m"].any() for row in rows if row["weak"])
+    known, hidden, weak = make_feeds(training, strong=[studio, street3d], weak=[street])
+    assert (known.count, hidden.count, weak.count) == (24, 12, 36)
+    for feed in (known, hidden):
+        rows = crop_stream(feed, config=StreamConfig(), input_size=SIZE, span=range(12)).take_all()
+        assert len(rows) == 12 and all(row["weak"] == (feed is hidden) == (not row["smpl_valid"]) for row in rows)
+        assert all(row["keypoints_3d_m"].any() == (feed is known) for row in rows)
     everything = dataclasses.replace(training, withhold_3d=("all",))
     assert all(s.weak for feed in make_feeds(everything, strong=[studio], weak=[street]) for s in feed.sources)
 
@@ -189,3 +198,59 @@ def test_the_shares_are_exact_in_the_stream(tiny_world: Path) -> None:
     studio, street3d = (keys(feed, range(4)) for feed in make_feeds(training, strong=sources, weak=[]))
     assert studio.shape == street3d.shape == (4, 6)
     assert set(street3d.ravel()) == small and not set(studio.ravel()) & small
+
+
+def test_what_is_not_finite_is_not_known(tiny_world: Path) -> None:
+    table = storage.read_parquet(str(tiny_world / "studio")).slice(0, 4)
+    joint_set = open_source(str(tiny_world / "studio")).joint_set
+    whole = truth_columns(table, joint_set, weak=False)
+    assert whole["smpl_valid"].all() and not whole["weak"].any()
+    rows = table.to_pylist()
+    nose = joint_set.index("nose")
+    rows[0]["keypoints_2d_px"][3 * nose] = float("nan")
+    rows[1]["keypoints_3d_m"][4 * nose + 1] = float("inf")
+    rows[2]["smpl_body_pose"][5] = float("nan")
+    rows[3] |= {"smpl_valid": False, "keypoints_3d_m": [0.0] * len(rows[3]["keypoints_3d_m"])}
+    found = truth_columns(pa.Table.from_pylist(rows, schema=table.schema), joint_set, weak=False)
+    at = BODY33.index("nose")
+    assert not found["keypoints_2d_px"][0, at].any() and not found["keypoints_3d_m"][1, at].any()
+    assert found["smpl_valid"].tolist() == [True, True, False, False]
+    assert found["weak"].tolist() == [False, False, False, True], "nothing in 3D: the regulariser holds it"
+    assert all(np.isfinite(values).all() for values in found.values())
+
+
+def test_the_crop_shows_what_the_affine_says(tiny_world: Path) -> None:
+    """A dot at a known place of a picture that is stored as a shifted, scaled crop; every augmentation at once."""
+    table = storage.read_parquet(str(tiny_world / "studio")).slice(0, 1)
+    stored = np.zeros((120, 160, 3), np.uint8)
+    cv2.circle(stored, (70, 50), 3, (255, 255, 255), -1)
+    row = table.to_pylist()[0] | {
+        "image": encode_jpeg(stored), "image_size": [640, 480], "bbox_xywh_px": [150.0, 60.0, 200.0, 260.0],
+        "crop_to_image": [2.0, 0.0, 120.0, 0.0, 2.5, 60.0],
+    }  # fmt: skip
+    augmentation = crop.Augmentation(scale=1.1, rotation_rad=0.4, flip=True, colour=(0.9, 0.9, 0.9))
+    out = np.zeros((256, 192, 3), np.uint8)
+    affine, _ = Cutter(pa.Table.from_pylist([row], schema=table.schema)).cut(0, out=out, augmentation=augmentation)
+    expected = crop.apply_affine(affine, np.array([70 * 2.0 + 120, 50 * 2.5 + 60]))
+    bright = np.where(out[..., 0] > 100, out[..., 0].astype(float), 0)
+    ys, xs = np.mgrid[:256, :192]
+    assert [(xs * bright).sum() / bright.sum(), (ys * bright).sum() / bright.sum()] == pytest.approx(expected, abs=0.5)
+    lost = pa.Table.from_pylist([row | {"crop_to_image": None}], schema=table.schema)
+    with pytest.raises(BadImage, match="crop_to_image"):
+        Cutter(lost).cut(0, out=out)
+
+
+def test_files_that_do_not_go_together_are_refused(tiny_world: Path, tmp_path: Path) -> None:
+    table = storage.read_parquet(str(tiny_world / "studio"))
+    wrong = {
+        "schema version 99": table.replace_schema_metadata({**(table.schema.metadata or {}), b"schema_version": b"99"}),
+        "mixes joint sets": storage.read_parquet(str(tiny_world / "studio")).replace_schema_metadata(
+            {**(table.schema.metadata or {}), b"joint_set": b"other"}
+        ),
+        "lacks columns of the samples table: camera": table.drop_columns(["camera"]),
+    }
+    for number, (said, second) in enumerate(wrong.items()):
+        storage.write_parquet(table, str(tmp_path / str(number) / "a.parquet"))
+        storage.write_parquet(second, str(tmp_path / str(number) / "b.parquet"))
+        with pytest.raises(ValueError, match=said):
+            open_source(str(tmp_path / str(number)))

@@ -116,6 +116,25 @@ def test_f_starts_from_published_weights(tiny_annotator: Path, published_resnet1
     torch.testing.assert_close(again.get_parameter("conv1.weight"), backbone.get_parameter("conv1.weight"))
 
 
+def test_published_weights_may_lie_in_object_storage(published_resnet18: Path, s3: str) -> None:
+    storage.write_bytes(f"{s3}/published/resnet18.pth", published_resnet18.read_bytes())
+    training = AnnotatorTraining(model=Pose2PoseConfig(backbone=18), init="imagenet")
+    found = starting_backbone(training, f"{s3}/published/resnet18.pth")
+    start = torch.load(published_resnet18, weights_only=True)
+    assert found is not None and torch.equal(found.get_parameter("conv1.weight"), start["conv1.weight"])
+    with pytest.raises(ValueError, match="no checkpoint at s3://"):
+        starting_backbone(training, f"{s3}/published/gone.pth")
+
+
+def test_a_prior_goes_with_the_head_that_decodes_it(tiny_world: Path, tiny_prior: Path, tmp_path: Path) -> None:
+    plain = AnnotatorTraining(model=Pose2PoseConfig(pose_head="rot6d"), init="random")
+    job = Job(strong=(str(tiny_world / "studio"),), out=str(tmp_path / "f"), body="low", training=plain)
+    with pytest.raises(ValueError, match="has no use for --prior"):
+        main(dataclasses.replace(job, prior=str(tiny_prior)))
+    with pytest.raises(ValueError, match=r"fix: pass --prior, or --training\.model\.pose-head rot6d"):
+        main(dataclasses.replace(job, training=AnnotatorTraining(init="random")))
+
+
 def test_f_with_a_published_prior_is_kept_and_loaded_again(tmp_path: Path) -> None:
     """A VPoser of the first release, as SMPLify-X ships it."""
     vposer = VPoserV1().state_dict()

@@ -8,6 +8,22 @@ from mesh_lib.geometry import cameras
 
 def test_the_depth_scale_is_the_published_one() -> None:
     assert cameras.depth_scale_m((192, 256)) == pytest.approx(56.3819, abs=1e-4)
+    assert cameras.depth_scale_m((256, 256), box_m=0.4) == pytest.approx(7.8125), "of hands"
+
+
+def test_weak_perspective_cameras_mean_what_their_makers_say() -> None:
+    scale = torch.tensor([0.9])
+    spin = cameras.weak_perspective_translation_m(scale, torch.zeros(1, 2), convention="spin")
+    assert spin[0].tolist() == pytest.approx([0, 0, 49.603], abs=1e-3)
+    origin, at = torch.zeros(1, 1, 3), {}
+    for convention in ("spin", "eft"):
+        transl = cameras.weak_perspective_translation_m(
+            torch.tensor([0.8]), torch.tensor([[0.1, 0.0]]), convention=convention
+        )
+        at[convention] = (
+            cameras.project_to_crop(origin + transl[:, None], input_size=(224, 224))[0, 0, 0] / 112 - 1
+        ).item()
+    assert at == {"spin": pytest.approx(0.08, abs=1e-6), "eft": pytest.approx(0.1, abs=1e-6)}
 
 
 def test_the_label_camera_of_a_150_px_box_has_the_published_focal_length() -> None:

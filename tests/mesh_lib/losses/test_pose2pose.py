@@ -10,7 +10,7 @@ import torch
 from mesh_lib.body.files import Body
 from mesh_lib.body.joints import BODY33, POSE2POSE25
 from mesh_lib.geometry.cameras import project_to_crop
-from mesh_lib.losses.pose2pose import BODY_BOX_M, Pose2PoseLossConfig, annotator_losses
+from mesh_lib.losses.pose2pose import Pose2PoseLossConfig, annotator_losses
 from mesh_lib.nets.annotator import Annotation, Annotator
 from mesh_lib.nets.pose2pose import STRIDE, Pose2PoseConfig
 from mesh_lib.nets.vposer import VPoserV2
@@ -55,7 +55,7 @@ def met_by_positions(answer: Annotation) -> Annotation:
     """The same answer with a position net that agrees with the mesh."""
     rel_m = answer.joints_m - answer.joints_m[:, BODY33.index("pelvis"), None]
     joints = BODY33.indices(POSE2POSE25.names)
-    depth = (rel_m[:, joints, 2:] / (BODY_BOX_M / 2) + 1) / 2 * 8
+    depth = (rel_m[:, joints, 2:] / 1.0 + 1) / 2 * 8  # half a box of 2 m
     return dataclasses.replace(answer, joints_hm=torch.cat([answer.joints_crop_px[:, joints] / STRIDE, depth], dim=2))
 
 
@@ -101,6 +101,28 @@ def test_a_keypoint_outside_the_crop_teaches_no_position(answer: Annotation) -> 
     far = dataclasses.replace(perfect(answer), keypoints_crop_px=answer.joints_crop_px + 5000)
     found = losses(answer, far)
     assert found["joint_proj"] == 0 and found["joint_img"] == 0
+
+
+def test_a_joint_out_of_the_depth_range_teaches_no_position(answer: Annotation) -> None:
+    """More than a metre before or behind the pelvis, on a sample whose 3D is known."""
+    targets = perfect(answer)
+    deep = targets.joints_rel_m.clone()
+    deep[..., 2] = 1.2
+    moved = dataclasses.replace(
+        targets, joints_rel_m=deep, keypoints_crop_px=torch.full_like(targets.keypoints_crop_px, 60.0)
+    )
+    found = losses(answer, moved)
+    assert found["joint_proj"] == 0 and found["joint_img"] == 0 and found["joint_cam"] > 0
+    unknown = losses(answer, dataclasses.replace(moved, joints_rel_valid=torch.zeros(BATCH, 33)))
+    assert unknown["joint_proj"] > 0
+
+
+def test_depth_is_learned_only_where_it_is_known(answer: Annotation) -> None:
+    met = met_by_positions(answer)
+    lifted = dataclasses.replace(met, joints_hm=met.joints_hm + torch.tensor([0.0, 0, 1]))
+    inside = dataclasses.replace(perfect(answer), keypoints_crop_px=answer.joints_crop_px)
+    assert losses(lifted, dataclasses.replace(inside, joints_rel_valid=torch.zeros(BATCH, 33)))["joint_img"] < 1e-5
+    assert losses(lifted, inside)["joint_img"] > 0.01
 
 
 def test_normalising_by_valid_entries_undoes_the_masked_zeros(answer: Annotation) -> None:

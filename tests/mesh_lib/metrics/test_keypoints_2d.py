@@ -30,8 +30,14 @@ def results_of(truth: dict[str, Any], *, shift_px: float) -> list[dict[str, Any]
 
 def test_exact_keypoints_have_all_precision_and_far_ones_none(samples_dir: Path) -> None:
     truth = json.loads((samples_dir / "coco" / "annotations" / "person_keypoints_val2017.json").read_text())
-    assert oks_ap(truth, results_of(truth, shift_px=0))["AP"] == pytest.approx(1)
-    near = oks_ap(truth, results_of(truth, shift_px=4))["AP"]
-    assert 0 < near < 1 and oks_ap(truth, results_of(truth, shift_px=300))["AP"] == 0
+    seen = {image["id"] for image in truth["images"]}
+
+    def ap(results: list[dict[str, Any]]) -> float:
+        return oks_ap(truth, results, image_ids=seen)["AP"]
+
+    exact = results_of(truth, shift_px=0)
+    assert ap(exact) == pytest.approx(1)
+    assert 0 < ap(results_of(truth, shift_px=4)) < 1 and ap(results_of(truth, shift_px=300)) == 0
+    assert ap([r for r in exact if r["image_id"] != exact[0]["image_id"]]) < 1, "a picture without a result counts"
     with pytest.raises(ValueError, match="no keypoints"):
-        oks_ap(truth, [])
+        ap([])

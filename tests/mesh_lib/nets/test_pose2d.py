@@ -72,3 +72,15 @@ def test_wrong_settings_are_named() -> None:
         Pose2DConfig(input_width=100)
     with pytest.raises(ValueError, match="none of"):
         Pose2DConfig(joint_set="wings")
+
+
+def test_released_weights_get_the_pictures_that_they_expect() -> None:
+    plain = Pose2D(Pose2DConfig(backbone=18, input_width=64, input_height=64)).eval()
+    expecting = Pose2D(Pose2DConfig(backbone=18, input_width=64, input_height=64, normalise="imagenet")).eval()
+    expecting.load_state_dict(plain.state_dict())
+    image = torch.rand(1, 3, 64, 64)
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        by_hand = plain((image - mean[:, None, None]) / deviation[:, None, None])
+        torch.testing.assert_close(expecting(image), by_hand)
+        assert not torch.allclose(plain(image), by_hand)

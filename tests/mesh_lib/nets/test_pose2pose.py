@@ -15,6 +15,7 @@ from mesh_lib.nets.pose2pose import DEPTH_BINS, Pose2Pose, Pose2PoseConfig, samp
 def test_the_published_shapes_at_256_by_192_with_resnet_50() -> None:
     net = Pose2Pose(Pose2PoseConfig()).eval()
     assert net.config.heatmap_size == (6, 8, 8)
+    assert Pose2PoseConfig(input_width=256, input_height=256).heatmap_size == (8, 8, 8), "a hand's crop"
     assert net.position.weight.shape == (25 * 8, 2048, 1, 1)
     assert net.reduce[0].weight.shape == (512, 2048, 1, 1)
     assert net.root.in_features == net.pose.in_features == 25 * (512 + 3) == 12_875

@@ -23,6 +23,20 @@ def test_the_layers_are_the_second_releases() -> None:
     assert state["decoder_net.5.weight"].shape == (126, 512)
 
 
+@pytest.mark.parametrize(("release", "parameters"), [("v1", 673_596), ("v2", 936_252)])
+def test_it_has_the_published_number_of_parameters(release: Release, parameters: int) -> None:
+    assert sum(p.numel() for p in RELEASES[release]().parameters()) == parameters
+
+
+def test_generated_poses_are_rotations_that_a_seed_fixes() -> None:
+    vposer = VPoserV2().eval()
+    with torch.no_grad():
+        one, two = (vposer.generate(5, generator=torch.Generator().manual_seed(s)) for s in (3, 4))
+        again = vposer.generate(5, generator=torch.Generator().manual_seed(3))
+    assert one.shape == (5, 21, 3, 3) and torch.equal(one, again) and not torch.equal(one, two)
+    torch.testing.assert_close(torch.linalg.det(one), torch.ones(5, 21))
+
+
 def test_the_layers_are_the_first_releases() -> None:
     """Names and shapes of the snapshot that SMPLify-X and Three Recipes use; nothing else has parameters."""
     linear = {"enc_fc1": (512, 63), "enc_fc2": (512, 512), "enc_mu": (32, 512), "enc_logvar": (32, 512),
