@@ -23,7 +23,7 @@ from pipelines.annotators import load_annotator
 from pipelines.cluster import connect
 from pipelines.ingest import IngestStage, ingest_coco
 from pipelines.runs import Run, load_run, open_run
-from pipelines.stream import open_source
+from pipelines.sources import open_source
 
 log = logging.getLogger(__name__)
 

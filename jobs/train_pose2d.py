@@ -16,7 +16,7 @@ from jobs import start
 from pipelines import storage
 from pipelines.cluster import connect
 from pipelines.runs import open_run, roles
-from pipelines.stream import open_source
+from pipelines.sources import open_source
 from pipelines.train_pose2d import Pose2DTraining, score_pose2d, starting_network, train_pose2d
 
 log = logging.getLogger(__name__)

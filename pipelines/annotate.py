@@ -21,7 +21,8 @@ from mesh_lib.datasets.images import BadImage
 from mesh_lib.labels import failure, flags, make_labels
 from pipelines import annotators, runs, storage
 from pipelines.bodies import BODY
-from pipelines.stream import Cutter, Source, open_source
+from pipelines.sources import Source, open_source
+from pipelines.stream import Cutter
 
 log = logging.getLogger(__name__)
 

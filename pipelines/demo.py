@@ -22,7 +22,7 @@ from pipelines.measure import PeakMemory
 from pipelines.report import Page, make_report
 from pipelines.runs import Run, open_run
 from pipelines.score import Score, score_labels
-from pipelines.stream import open_source
+from pipelines.sources import open_source
 from pipelines.synthesize import World, synthesize
 from pipelines.train_annotator import PRESETS, AnnotatorTraining, train_annotator
 from pipelines.train_prior import PriorTraining, gather_poses, train_prior

@@ -27,7 +27,7 @@ from mesh_lib.render.overlay import overlay, side_view
 from pipelines import storage
 from pipelines.annotate import LABELS, count_labels
 from pipelines.bodies import load_body_of
-from pipelines.stream import Source, open_source, read_group
+from pipelines.sources import Source, open_source, read_group
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from pipelines import annotators, runs, storage
 from pipelines.cluster import is_own_cluster
-from pipelines.stream import Feed, Source, read_group
+from pipelines.sources import Source, read_group
+from pipelines.stream import Feed
 from pipelines.train_checkpoint import CHECKPOINT
 from pipelines.train_loop import METRICS, MISTAKE, PROGRESS, Recipe, Task, Training, train_worker
 

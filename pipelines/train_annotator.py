@@ -22,7 +22,8 @@ from mesh_lib.nets.vposer import VPoser, vposer_of
 from mesh_lib.supervision import Truth, make_targets
 from pipelines import annotators, runs, storage
 from pipelines.bodies import body_npz, load_body_of, put_body
-from pipelines.stream import Feed, Source, StreamConfig, holds_3d, open_source
+from pipelines.sources import Source, holds_3d, open_source
+from pipelines.stream import Feed, StreamConfig
 from pipelines.train import check_fit, fit, initial_state, make_feed
 from pipelines.train_loop import Training
 

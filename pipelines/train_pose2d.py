@@ -23,7 +23,7 @@ from mesh_lib.nets.pose2d import Pose2D, Pose2DConfig, decode_heatmaps, rename_s
 from mesh_lib.supervision import Truth, swap, warp_points
 from pipelines import annotators, runs, storage
 from pipelines.annotate import crop_rows
-from pipelines.stream import open_source
+from pipelines.sources import open_source
 from pipelines.train import check_fit, fit, initial_state, make_feed
 from pipelines.train_loop import Training
 

@@ -20,7 +20,8 @@ from mesh_lib.nets.vposer import VPoserV1
 from pipelines import annotators, runs, storage
 from pipelines.annotate import AnnotateStage
 from pipelines.bodies import cached_body, put_body
-from pipelines.stream import StreamConfig, open_source
+from pipelines.sources import open_source
+from pipelines.stream import StreamConfig
 from pipelines.train_annotator import PRIOR, AnnotatorRecipe, AnnotatorTraining, starting_backbone
 from pipelines.train_prior import PriorTraining, gather_poses
 

@@ -1,0 +1,109 @@
+"""Sample datasets as their readers see them: which files and row groups, of which joints, and what they know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mesh_lib import tables
+from mesh_lib.body.joints import JointSet
+from pipelines import runs, storage
+
+COLUMNS = (
+    "sample_key", "image", "image_uri", "crop_to_image", "image_size", "bbox_xywh_px", "keypoints_2d_px",
+    "keypoints_3d_m", "smpl_global_orient", "smpl_body_pose", "smpl_betas", "smpl_transl_m", "smpl_valid", "camera",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """One sample dataset, as the planner sees it."""
+
+    path: str
+    joint_set: JointSet
+    groups: tuple[tuple[str, int, int], ...]
+    """(file, row group, rows)"""
+    bodies: frozenset[str]
+    """SHA-256 of the body files whose parameters `smpl_*` holds, as far as the files name them."""
+    has_3d: bool
+    """Some sample has 3D joints or SMPL parameters, as far as the files' statistics say."""
+    weak: bool = False
+    """Supervised by 2D only: whatever 3D the samples carry is not read."""
+
+    @property
+    def rows(self) -> int:
+        return sum(rows for _, _, rows in self.groups)
+
+
+def open_source(path: str) -> Source:
+    """Look at a dataset's files, not its rows.
+
+    Raises ValueError where it is absent, empty, not samples, or the half-written output of an interrupted run.
+    """
+    path = storage.absolute(path)
+    run = runs.run_of(path)
+    if run and run.get("status") != "complete":
+        raise ValueError(
+            f"the samples at {path} are incomplete: their run of {run.get('job')} is {run.get('status')}\n"
+            f"  fix: run jobs/{run.get('job')}.py with the same settings again; it takes up its folder"
+        )
+    system, _ = storage.resolve(path)
+    groups, joint_set, bodies, has_3d = [], None, set(), False
+    for file in storage.parquet_files(path):
+        try:
+            info = storage.patiently(path, lambda file=file: pq.ParquetFile(system.open_input_file(file)))
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{file} is not a Parquet file: {error}") from None
+        found = tables.joint_set_of(info.schema_arrow, where=file)
+        if absent := {*COLUMNS, "sample_id"} - {*info.schema_arrow.names}:
+            raise ValueError(f"{file} lacks columns of the samples table: {', '.join(sorted(absent))}")
+        if joint_set is not None and found != joint_set:
+            raise ValueError(f"{path} mixes joint sets: {joint_set.name} and, in {file}, {found.name}")
+        joint_set = found
+        bodies |= tables.bodies_of(info.schema_arrow)
+        meta = info.metadata
+        rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+        groups += [(file, i, count) for i, count in enumerate(rows) if count]
+        has_3d = has_3d or any(_may_hold_3d(meta.row_group(i)) for i in range(meta.num_row_groups))
+    if joint_set is None or not groups:
+        raise ValueError(f"no samples at {path}: its {len(storage.parquet_files(path))} files hold no row")
+    return Source(path, joint_set, tuple(groups), frozenset(bodies), has_3d)
+
+
+def _may_hold_3d(group: pq.RowGroupMetaData) -> bool:
+    columns = {(column := group.column(i)).path_in_schema.partition(".")[0]: column for i in range(group.num_columns)}
+    joints, mesh = columns["keypoints_3d_m"], columns["smpl_valid"]
+    if not (joints.is_stats_set and mesh.is_stats_set):
+        return True
+    return joints.statistics.null_count < joints.num_values or (mesh.statistics.has_min_max and mesh.statistics.max)
+
+
+def holds_3d(source: Source) -> bool:
+    """Whether any sample has a valid 3D joint or SMPL parameters: read until one is found, mostly the first."""
+    for file, group, _ in source.groups if source.has_3d else ():
+        table = read_group(source.path, file, group, ("keypoints_3d_m", "smpl_valid"))
+        joints = tables.numpy_column(table, "keypoints_3d_m", missing=0.0)
+        if (joints[:, 3::4] > 0).any() or any(table.column("smpl_valid").to_pylist()):
+            return True
+    return False
+
+
+def read_group(path: str, file: str, group: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """One row group of one shard.
+
+    Raises ValueError, with its name, for one that cannot be read; OSError where an object store does not answer, which
+    says nothing about the shard.
+    """
+    system, _ = storage.resolve(path)
+    wanted = list(columns) if columns else None
+    try:
+        return storage.patiently(
+            path, lambda: pq.ParquetFile(system.open_input_file(file)).read_row_group(group, columns=wanted)
+        )
+    except (pa.ArrowInvalid, OSError) as error:
+        if "://" in path and not isinstance(error, (pa.ArrowInvalid, FileNotFoundError)):
+            raise
+        raise ValueError(f"row group {group} of {file} cannot be read: {error}") from error
