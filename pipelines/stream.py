@@ -292,7 +292,7 @@ class Cutter:
         self.image, self.image_uri = table.column("image"), table.column("image_uri")
         self.image_size = tables.numpy_column(table, "image_size", missing=0.0)
         self.crop_to_image = tables.numpy_column(table, "crop_to_image").reshape(-1, 2, 3)
-        self.placed: np.ndarray = np.isfinite(self.crop_to_image).all(axis=(1, 2))
+        self.placed = np.asarray(np.isfinite(self.crop_to_image).all(axis=(1, 2)))
         self.bbox = tables.numpy_column(table, "bbox_xywh_px")
 
     def cut(
