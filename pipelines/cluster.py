@@ -31,6 +31,7 @@ class Unhurried(ExecutionCallback):
         self.rest_s, self.seen = SHORTEST_REST_S, 0
 
     def on_execution_step(self, executor: Any) -> None:
+        self._look_again_for_resources(executor._resource_manager)
         seen = sum(
             op.metrics.num_tasks_submitted + op.metrics.num_task_outputs_generated + op.metrics.num_outputs_taken
             for op in executor._topology
@@ -38,6 +39,12 @@ class Unhurried(ExecutionCallback):
         self.rest_s = SHORTEST_REST_S if seen != self.seen else min(self.rest_s * 1.5, LONGEST_REST_S)
         self.seen = seen
         time.sleep(self.rest_s)
+
+    def _look_again_for_resources(self, manager: Any) -> None:
+        """An execution first asks what it may use before anything is granted, and again a second later: until then it
+        runs one task at a time. Here it asks at every step until it has something."""
+        if manager._global_limits.is_zero():
+            manager._global_limits_last_update_time = 0
 
 
 def connect() -> None:

@@ -33,7 +33,7 @@ from pipelines.sources import COLUMNS, Source, read_group
 
 SEGMENT = 1000
 """Windows of one Ray Data execution: each is an object that the cluster keeps an eye on."""
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 20 * 2**20
 """Crops that a reader hands over at once: small enough to flow, large enough not to keep the scheduler busy."""
 READER_CPUS = 0.01
 """A reader whose crops nobody takes yet waits with its CPU in hand. With whole CPUs the readers of one dataset could
@@ -52,7 +52,7 @@ class StreamConfig:
     """Of scale, rotation and colour; 1 is the published ranges. Short trainings learn faster with less."""
     seed: int = 0
     """Fixes the order of the samples and their augmentations."""
-    shuffle_rows: int = 512
+    shuffle_rows: int = 1024
     """Samples of a window: row groups are shuffled over the whole dataset, their rows within windows of this size."""
     readers: int = 3
     """Ray Data tasks that decode and warp at the same time, per worker and kind of dataset."""
@@ -78,15 +78,27 @@ class Feed:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Rows low:high of a row group."""
+
+    source: int
+    group: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
 class Window:
-    """A stretch of the planned order: the rows of a few row groups, shuffled together."""
+    """A stretch of the planned order: rows of a few row groups, shuffled together."""
 
     epoch: int
     start: int
     """Position of its first row in the endless order."""
-    groups: tuple[tuple[int, int], ...]
-    """(source, its row group)"""
-    rows: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(piece.high - piece.low for piece in self.pieces)
 
 
 def planned(feed: Feed, config: StreamConfig, span: range) -> Iterator[Window]:
@@ -99,14 +111,32 @@ def planned(feed: Feed, config: StreamConfig, span: range) -> Iterator[Window]:
 
 def _plan_epoch(feed: Feed, config: StreamConfig, epoch: int) -> Iterator[Window]:
     groups = [(s, g, rows) for s, source in enumerate(feed.sources) for g, (_, _, rows) in enumerate(source.groups)]
-    start, taken, size = epoch * feed.rows, [], 0
-    for place, index in enumerate(np.random.default_rng((config.seed, epoch)).permutation(len(groups))):
+    start = at = epoch * feed.rows
+    size, pieces = window_batches(feed, config) * feed.count, []
+    for index in np.random.default_rng((config.seed, epoch)).permutation(len(groups)):
         source, group, rows = groups[index]
-        taken.append((source, group))
-        size += rows
-        if size >= config.shuffle_rows or place == len(groups) - 1:
-            yield Window(epoch, start, tuple(taken), size)
-            start, taken, size = start + size, [], 0
+        low = 0
+        while low < rows:
+            high = min(rows, low + size - at % size)
+            pieces.append(Piece(source, group, low, high))
+            at, low = at + high - low, high
+            if at % size == 0:
+                yield Window(epoch, start, tuple(pieces))
+                start, pieces = at, []
+    if pieces:
+        yield Window(epoch, start, tuple(pieces))
+
+
+def window_batches(feed: Feed, config: StreamConfig) -> int:
+    """Batches of a window: a power of two, so that blocks of a power of two of batches fill it. Never smaller than a
+    row group, which would be read again for every window that has some of it."""
+    rows = max(config.shuffle_rows, *(rows for source in feed.sources for _, _, rows in source.groups))
+    return _power_of_two(2 * -(-rows // feed.count) - 1)
+
+
+def _power_of_two(limit: int) -> int:
+    """The largest up to `limit` (at least 1)."""
+    return 1 << (max(1, limit).bit_length() - 1)
 
 
 def shuffled(window: Window, *, seed: int) -> np.ndarray:
@@ -198,7 +228,7 @@ def crop_stream(
     )
     crops.context.execution_options.preserve_order = True
     crops.context.override_object_store_memory_limit_fraction = STORE_SHARE / streams
-    crops.context.target_max_block_size = 3 * input_size[0] * input_size[1] * reader.block  # what each yield exceeds
+    crops.context.target_max_block_size = reader.block_bytes  # which each yield exceeds: it becomes a block as it is
     return crops
 
 
@@ -210,9 +240,10 @@ class _CropWindow:
     ) -> None:
         self.feed, self.config, self.input_size, self.span = feed, config, input_size, span
         self.rank, self.share = rank, feed.count // workers
-        crop_bytes = 3 * input_size[0] * input_size[1]
-        self.block = max(1, BLOCK_BYTES // (crop_bytes * self.share)) * self.share
-        """Rows of a block: whole batches, so that none begins in one block and ends in another."""
+        part_bytes = 3 * input_size[0] * input_size[1] * self.share
+        self.block = min(_power_of_two(BLOCK_BYTES // part_bytes), window_batches(feed, config))
+        """Batches of a block: whole ones, so that none begins in one block and ends in another."""
+        self.block_bytes = self.block * part_bytes
 
     def __call__(self, unit: Any) -> Iterator[dict[str, np.ndarray]]:
         cv2.setNumThreads(1)
@@ -233,7 +264,7 @@ class _CropWindow:
                         break
                     unreadable.add(row)
                 else:
-                    paths = ", ".join(sorted({self.feed.sources[s].path for s, _ in window.groups}))
+                    paths = ", ".join(sorted({self.feed.sources[piece.source].path for piece in window.pieces}))
                     raise ValueError(f"no picture can be read among {window.rows} neighbouring samples of {paths}")
             drawn = [shots[row].augmentation for row in chosen]
             yield {name: values[chosen] for name, values in truth.items()} | {
@@ -250,14 +281,15 @@ class _CropWindow:
         if self.config.augment:
             rng = np.random.default_rng((self.config.seed, window.epoch, window.start, 1))
             drawn = crop.draw_augmentations(rng, window.rows, strength=self.config.strength)
-        pieces, shots = [], []
-        for source, group in ((self.feed.sources[s], g) for s, g in window.groups):
-            file, row_group, _ = source.groups[group]
-            table = read_group(source.path, file, row_group, COLUMNS)
-            pieces.append(truth_columns(table, source.joint_set, weak=source.weak))
+        truth, shots = [], []
+        for piece in window.pieces:
+            source = self.feed.sources[piece.source]
+            file, row_group, _ = source.groups[piece.group]
+            table = read_group(source.path, file, row_group, COLUMNS).slice(piece.low, piece.high - piece.low)
+            truth.append(truth_columns(table, source.joint_set, weak=source.weak))
             cutter = Cutter(table)
             shots += [_Shot(cutter, row, drawn[len(shots) + row]) for row in range(len(table))]
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}, shots
+        return {name: np.concatenate([part[name] for part in truth]) for name in truth[0]}, shots
 
     def _blocks(self, window: Window) -> list[np.ndarray]:
         """Places in the window that this worker's batches take, a block's together."""
@@ -265,8 +297,7 @@ class _CropWindow:
         batch, within = np.divmod(position, self.feed.count)
         mine = within // self.share == self.rank
         places = np.flatnonzero(mine & (position >= self.span.start) & (position < self.span.stop))
-        block = batch[places] * self.share // self.block
-        return np.split(places, np.flatnonzero(np.diff(block)) + 1)
+        return np.split(places, np.flatnonzero(np.diff(batch[places] // self.block)) + 1)
 
 
 @dataclass(frozen=True)

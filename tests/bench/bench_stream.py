@@ -156,7 +156,7 @@ def cut_tarred(sample: dict[str, Any]) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def race(contenders: dict[str, Callable[[], Iterable[Any]]], rounds: int = 3) -> tuple[list[str], list[list[str]]]:
+def race(contenders: dict[str, Callable[[], Iterable[Any]]], rounds: int = 5) -> tuple[list[str], list[list[str]]]:
     """Rounds in turns, so that a noisy minute meets everybody. Whole: from the call to the last batch. Running: the
     middle half of the batches, which is what a training of hours sees."""
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}

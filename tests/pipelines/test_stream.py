@@ -75,15 +75,28 @@ def test_a_sample_is_augmented_alike_wherever_it_is_read(both: Feed) -> None:
     assert one[next(iter(one))].shape == (64, 64, 3)
 
 
-def test_windows_mix_row_groups_and_cover_the_span(both: Feed) -> None:
+def test_windows_mix_row_groups_and_hold_whole_batches(both: Feed) -> None:
     many = dataclasses.replace(both.sources[0], groups=tuple(("a.parquet", i, 10) for i in range(50)))
     feed = Feed("strong", (many, many), 8)
     windows = list(planned(feed, StreamConfig(shuffle_rows=100), range(0, 1000)))
-    assert len(windows) == 10 and all(w.rows == 100 for w in windows)
-    assert [w.start for w in windows] == list(range(0, 1000, 100))
-    assert len({group for w in windows for group in w.groups}) == 100
+    assert [w.start for w in windows] == list(range(0, 1000, 128)), "16 batches: the power of two above 100 rows"
+    assert [w.rows for w in windows] == [128] * 7 + [104], "the epoch ends within a window"
+    rows = {(p.source, p.group, row) for w in windows for p in w.pieces for row in range(p.low, p.high)}
+    assert len(rows) == 1000, "every row of every group once"
+    assert all(len({piece.source for piece in w.pieces}) == 2 for w in windows)
     part = list(planned(feed, StreamConfig(shuffle_rows=100), range(2150, 2300)))
-    assert [(w.epoch, w.start) for w in part] == [(2, 2100), (2, 2200)]
+    assert [(w.epoch, w.start, w.rows) for w in part] == [(2, 2048, 128), (2, 2176, 128)]
+    large = dataclasses.replace(many, groups=(("a.parquet", 0, 1000), ("a.parquet", 1, 20)))
+    windows = list(planned(Feed("strong", (large,), 8), StreamConfig(shuffle_rows=100), range(0, 1020)))
+    assert [w.rows for w in windows] == [1020], "no row group is read for many windows"
+
+
+def test_blocks_are_whole_batches_as_they_were_yielded(both: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that were joined or cut on its way would be copied, and the trainer would join its batches again."""
+    monkeypatch.setattr("pipelines.stream.BLOCK_BYTES", 2 * 8 * 3 * 64 * 64)
+    crops = crop_stream(both, config=StreamConfig(shuffle_rows=32), input_size=SIZE, span=range(36))
+    sizes = [len(block) for block in crops.iter_batches(batch_size=None, batch_format="pyarrow")]
+    assert sizes == [16, 16, 4]
 
 
 def test_weak_streams_do_not_carry_3d(tiny_world: Path) -> None:
