@@ -3,7 +3,8 @@
 Reads   <samples>          sample folder (jobs/ingest.py, jobs/synthesize.py); or, in its place,
         <images> <keypoints>   a plain folder of pictures and a COCO-style keypoint file
         <annotator>        run folder of jobs/train_annotator.py
-Writes  <out>              run.json, pseudo_gt/status=*/*.parquet: exactly one row a sample
+Writes  <out>              run.json, pseudo_gt/status=*/*.parquet: exactly one row a sample; _SUCCESS.json at the end
+Safe to kill: the same command again goes on where it stood.
 
     python jobs/annotate.py --samples samples/coco --annotator runs/f --out labels/coco
     python jobs/annotate.py --images photos --keypoints photos/keypoints.json --annotator runs/f --out labels/photos
@@ -18,12 +19,14 @@ from dataclasses import dataclass, field
 
 from jobs import start
 from pipelines import storage
-from pipelines.annotate import AnnotateStage, annotate
-from pipelines.annotators import load_annotator
+from pipelines.annotate import AnnotateStage, annotate, check_fit, forget_checkpoint
+from pipelines.annotators import load_annotator, weights_sha256
 from pipelines.cluster import connect
 from pipelines.ingest import IngestStage, ingest_coco
-from pipelines.runs import Run, load_run, open_run
+from pipelines.lease import Lease
+from pipelines.runs import Run, check_folder, load_run, open_run, plain, roles
 from pipelines.sources import open_source
+from pipelines.storage import absolute
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +55,29 @@ def main(job: Job) -> None:
         raise ValueError("pass either --samples, or --images together with --keypoints")
     load_annotator(job.annotator)  # a checkpoint that does not fit is named before any work
     inputs = [path for path in (job.samples, job.images, job.keypoints, job.annotator) if path]
-    if job.samples:
-        open_source(job.samples)
-    run = open_run(job.out, job="annotate", settings={}, inputs=inputs)
-    if run.finished:
-        log.info("%s is complete already", job.out)
-        _tell(job, Counter(load_run(job.out, job="annotate")["counts"]))
-        return
+    settings = {
+        "stage": plain(job.stage),
+        "annotator_sha256": weights_sha256(job.annotator),
+        "rows": open_source(job.samples).rows if job.samples else None,
+        **roles(
+            {"samples": job.samples, "images": job.images, "keypoints": job.keypoints, "annotator": job.annotator}
+        ),
+    }
+    record = {"job": "annotate", "settings": settings}
+    standing = check_folder(absolute(job.out), record)
     connect()
-    samples = job.samples or _ingest_folder(job, run)
-    counts = annotate(run, samples=samples, annotator=job.annotator, stage=job.stage)
-    run.finish(counts=dict(counts), samples=storage.absolute(samples))
-    _tell(job, counts)
+    if not (standing and standing["status"] == "complete"):
+        check_fit(job.stage)
+    with Lease(job.out):
+        run = open_run(job.out, job="annotate", settings=settings, inputs=inputs, resume=True)
+        if run.finished:
+            log.info("%s is complete already", job.out)
+        else:
+            samples = job.samples or _ingest_folder(job, run)
+            counts = annotate(run, samples=samples, annotator=job.annotator, stage=job.stage)
+            run.finish(counts=dict(counts), samples=storage.absolute(samples))
+        forget_checkpoint(run)
+    _tell(job, Counter(load_run(job.out, job="annotate")["counts"]))
 
 
 def _tell(job: Job, counts: Counter[str]) -> None:
@@ -80,6 +94,8 @@ def _tell(job: Job, counts: Counter[str]) -> None:
 def _ingest_folder(job: Job, run: Run) -> str:
     assert job.images and job.keypoints
     samples = open_run(run.path("samples"), job="ingest", settings={}, inputs=[job.keypoints])
+    if samples.finished:
+        return samples.folder
     found = ingest_coco(
         samples, annotations=job.keypoints, images=job.images, dataset="folder", split="all",
         stage=IngestStage(min_keypoints=1),

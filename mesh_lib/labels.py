@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float
 from torch import Tensor
 
+from mesh_lib import tables
 from mesh_lib.body.joints import BODY33
 from mesh_lib.geometry.cameras import crop_to_image_camera, project
 from mesh_lib.geometry.rotations import rotmat_to_rotvec, rotvec_to_rotmat
@@ -75,24 +77,57 @@ def make_labels(
     return {name: value.detach().cpu().numpy() for name, value in columns.items()}
 
 
-def failure(label: dict[str, np.ndarray], row: int) -> str | None:
-    """Why a network's answer is no label: the QUARANTINE reason, or None."""
-    # Finiteness first: NaN compares False, so the depth check would let it through.
+def failures(label: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Why a network's answers are no labels: for each row a QUARANTINE reason, or `ok`."""
     names = ("global_orient", "body_pose", "betas", "transl_m", "joints_2d_px", "joints_3d_m")
-    if not all(np.isfinite(label[name][row]).all() for name in names):
-        return "not_finite"
-    depth = label["joints_3d_m"][row].reshape(len(BODY33), 3)[:, 2]
-    return "behind_camera" if (depth <= 0).any() else None
+    finite = np.all([np.isfinite(label[name]).all(axis=1) for name in names], axis=0)
+    depth = label["joints_3d_m"].reshape(-1, len(BODY33), 3)[..., 2]
+    # Finiteness first: NaN compares False, so the depth check would let it through.
+    return np.where(~finite, "not_finite", np.where((depth <= 0).any(axis=1), "behind_camera", tables.OK)).astype(
+        object
+    )
 
 
-def flags(label: dict[str, np.ndarray], row: int, *, image_size: Sequence[int]) -> list[str]:
-    """What a reader may want to filter on; a flagged label is still a label."""
-    x, y, w, h = label["crop_box_xywh_px"][row]
-    found: dict[str, Any] = {
-        "high_reprojection": label["reprojection_error_box"][row] > HIGH_REPROJECTION,
-        "implausible_pose": (label["pose_prior_norm"][row] > IMPLAUSIBLE_POSE).any(),
-        "implausible_shape": np.abs(label["betas"][row]).max() > IMPLAUSIBLE_SHAPE,
-        "few_keypoints": label["keypoints_used"][row] < FEW_KEYPOINTS,
-        "crop_leaves_image": x < 0 or y < 0 or x + w > image_size[0] or y + h > image_size[1],
+def flags(label: Mapping[str, np.ndarray], *, image_size: np.ndarray) -> list[list[str]]:
+    """What a reader may want to filter on, for each row; a flagged label is still a label. image_size: (rows, 2)."""
+    x, y, w, h = label["crop_box_xywh_px"].T
+    width, height = image_size.T
+    prior = label["pose_prior_norm"].reshape(len(x), -1)
+    found = {
+        "high_reprojection": label["reprojection_error_box"] > HIGH_REPROJECTION,
+        "implausible_pose": (prior > IMPLAUSIBLE_POSE).any(axis=1),
+        "implausible_shape": np.abs(label["betas"]).max(axis=1) > IMPLAUSIBLE_SHAPE,
+        "few_keypoints": label["keypoints_used"] < FEW_KEYPOINTS,
+        "crop_leaves_image": (x < 0) | (y < 0) | (x + w > width) | (y + h > height),
     }
-    return [name for name, is_so in found.items() if is_so]
+    return [[name for name, is_so in found.items() if is_so[row]] for row in range(len(x))]
+
+
+def labels_table(
+    identity: Mapping[str, Any], *, status: np.ndarray, label: Mapping[str, np.ndarray], image_size: np.ndarray
+) -> pa.Table:
+    """A pseudo_gt table: labels where `status` is ok, nulls where it names a reason.
+
+    A measure that is not finite (an error over no keypoint) is null too.
+    """
+    good = status == tables.OK
+    columns = {
+        **{name: pa.array(values, tables.PSEUDO_GT.field(name).type) for name, values in identity.items()},
+        "status": pa.array(status.tolist(), pa.string()),
+        "flags": pa.array(
+            [found if ok else None for found, ok in zip(flags(label, image_size=image_size), good, strict=True)],
+            pa.list_(pa.string()),
+        ),
+    }
+    for field in tables.PSEUDO_GT:
+        values = label.get(field.name)
+        if field.name in columns:
+            continue
+        if values is None or not values.size:
+            columns[field.name] = pa.nulls(len(status), field.type)
+        elif pa.types.is_fixed_size_list(field.type):
+            flat = pa.array(values.reshape(-1), field.type.value_type, safe=False)
+            columns[field.name] = pa.FixedSizeListArray.from_arrays(flat, type=field.type, mask=pa.array(~good))
+        else:
+            columns[field.name] = pa.array(values, field.type, mask=~good | ~np.isfinite(values), safe=False)
+    return pa.table([columns[name] for name in tables.PSEUDO_GT.names], schema=tables.PSEUDO_GT)

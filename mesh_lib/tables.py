@@ -19,12 +19,15 @@ SCHEMA_VERSION = "1"
 
 OK = "ok"
 QUARANTINE = {
-    "bad_image": "the image is missing, truncated, too large or not an image",
+    "missing_image": "there is no image: nothing is stored, nothing lies where image_uri points",
+    "image_too_large": "the image claims more pixels than the limit: a small file can claim any size",
+    "bad_image": "the image is truncated, damaged or no image, or nobody knows where in the picture it lies",
     "keypoints_not_finite": "a keypoint that is marked visible is NaN or infinite",
     "no_keypoints": "no keypoint is visible",
     "bad_box": "the box is empty, not finite, or outside the image",
     "not_finite": "the network's answer is NaN or infinite",
     "behind_camera": "a joint of the label lies behind the camera",
+    "out_of_memory": "the network ran out of memory even on this sample alone",
 }
 """Why a sample carries no label; every other sample has status `ok`."""
 
@@ -110,6 +113,8 @@ PSEUDO_GT = pa.schema(
         ("pose_prior_norm", pa.float32()),
         ("shape_norm", pa.float32()),
         ("confidence", pa.float32()),
+        ("flip_disagreement_deg", pa.float32()),
+        ("flip_disagreement_mm", pa.float32()),
         ("flags", pa.list_(pa.string())),
     ],
     metadata={"table": "pseudo_gt", "schema_version": SCHEMA_VERSION, "joint_set": BODY33.name,

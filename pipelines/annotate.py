@@ -1,90 +1,229 @@
-"""Annotation at scale: samples in, one pseudo_gt row for each out, by a Ray Data pool of annotators."""
+"""Annotation at scale: samples in, one pseudo_gt row for each out, by a Ray Data pool of annotators.
+
+Exactly once, by Ray Data's own checkpointing: a write task records which samples it is about to write, writes its
+files, then commits the record. A run that was killed at any moment drops the files of records that were never
+committed, and reads past the samples of those that were. What is done is counted from the files themselves.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-import cv2
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-import torch
-from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
+from ray.data import ActorPoolStrategy
+from ray.data.checkpoint import CheckpointConfig
 
 from mesh_lib import tables
-from mesh_lib.body.joints import BODY33, JointSet
-from mesh_lib.datasets.images import BadImage
-from mesh_lib.labels import failure, flags, make_labels
 from pipelines import annotators, runs, storage
 from pipelines.bodies import BODY
-from pipelines.sources import Source, open_source
-from pipelines.stream import Cutter
+from pipelines.crops import COLUMNS, READ_CPUS, crop_rows, prepare
+from pipelines.labeller import Labeller, Method, Wanted, probe
+from pipelines.sources import Source, open_source, read_group
 
 log = logging.getLogger(__name__)
 
 LABELS = "pseudo_gt"
-IDENTITY = ("sample_id", "sample_key", "dataset", "split", "image_id", "person_id")
-COLUMNS = (*IDENTITY, "image", "image_uri", "image_size", "crop_to_image", "bbox_xywh_px", "keypoints_2d_px")
+CHECKPOINT = "_checkpoint"
+SUCCESS = "_SUCCESS.json"
+METHOD = "method.json"
+MIB = 2**20
+ANNOTATOR_CPUS, WRITE_CPUS, FILTER_CPUS = 0.5, 0.25, 1.0
+"""Unlike resources keep Ray from fusing the decoders into the annotator's own thread. Ray Data's filter of what is done
+already takes a whole CPU, and so does a decoder."""
+FILTER_BYTES = 256 * MIB
+"""Of memory for each filter, but for the keys of what is done (8 bytes a sample), which Ray adds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotateStage:
-    """How wide the annotation runs. No label depends on it, but for the last bits of its numbers, which change with
-    the batch size and the number of threads, as with the machine."""
+    """How the annotation runs. Batch size, precision and flip test decide a label's numbers, the first two in the last
+    bits alone; how wide it runs decides nothing."""
 
     actors: int = 1
     """Copies of the annotator that work at the same time."""
-    batch_size: int = 64
-    """Crops an annotator takes at once."""
+    gpus: float | None = None
+    """GPUs of each copy; a fraction lets several share one. By default 1 where the cluster has any, else 0."""
+    batch_size: int | Literal["auto"] = 64
+    """Crops an annotator takes at once; auto finds the fastest by a short probe."""
+    precision: Wanted = "float32"
+    """Of the network; auto takes the fastest whose labels stay within 1 mm of float32's on a few crops."""
+    flip_test: bool = False
+    """Label each crop and its mirror image and average: better, twice the work, and it tells where f guesses."""
+    need_keypoints: bool = True
+    """Quarantine samples without a visible keypoint; without, a box is enough."""
     threads: int = 2
     """CPU threads of each annotator, where there is no GPU."""
     readers: int = 2
     """Tasks that decode and crop pictures at the same time."""
+    block_mb: float = 8.0
+    """Of pictures that go through at once."""
+    file_mb: float | None = None
+    """Of labels that are written, and committed, at once: what a kill can lose. By default 128 with GPUs, 8 without."""
+    autoscales: bool = False
+    """Nodes are added on demand: a plan that today's nodes cannot hold is not refused."""
 
     def __post_init__(self) -> None:
-        runs.require_positive(self, "actors", "batch_size", "threads", "readers")
+        runs.require_positive(self, "actors", "threads", "readers", "block_mb")
+        for name in ("gpus", "file_mb"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise ValueError(f"{name} is at least 0; it is {value}")
+        if self.batch_size != "auto":
+            runs.require_positive(self, "batch_size")
+
+
+def check_fit(stage: AnnotateStage) -> None:
+    """Raise ValueError where the cluster is too small for the plan, which would wait for ever instead of failing."""
+    have = ray.cluster_resources()
+    cpus = {
+        "listing and reading": 2 * READ_CPUS,
+        "one decoder": 1.0,
+        f"{stage.actors} annotators": ANNOTATOR_CPUS * stage.actors,
+        "the filter of what is done": FILTER_CPUS,
+        "one writer": WRITE_CPUS,
+    }
+    wanted = {"CPU": sum(cpus.values()), "GPU": _gpus(stage) * stage.actors}
+    short = [
+        f"{need:g} {kind}s, it has {have.get(kind, 0):g}" for kind, need in wanted.items() if have.get(kind, 0) < need
+    ]
+    if short and not stage.autoscales:
+        parts = ", ".join(f"{what} {need:g}" for what, need in cpus.items())
+        raise ValueError(
+            f"the cluster is too small for this plan, which would wait for ever: it needs {'; '.join(short)}\n"
+            f"  CPUs: {parts}\n"
+            "  fix: start Ray with more (logical ones will do: ray start --num-cpus), use fewer --stage.actors, or\n"
+            "  pass --stage.autoscales where nodes are added on demand"
+        )
+
+
+def _gpus(stage: AnnotateStage) -> float:
+    return stage.gpus if stage.gpus is not None else float(bool(ray.cluster_resources().get("GPU")))
 
 
 def annotate(run: runs.Run, *, samples: str, annotator: str, stage: AnnotateStage) -> Counter[str]:
-    """Label every sample into the run folder; returns rows by status.
+    """Label every sample that the run folder has no row of yet; returns all its rows by status.
 
     Raises ValueError where rows out differ from rows in: nothing may be lost or doubled.
     """
+    started = time.time()
     samples, annotator = storage.absolute(samples), storage.absolute(annotator)
     source = open_source(samples)
-    config = annotators.load_config(annotator)
-    target, folder = storage.resolve(run.path(LABELS))
     storage.write_bytes(run.path(BODY), storage.read_bytes(storage.join(annotator, BODY)))
-    gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    crops = crop_rows(source, input_size=config.input_size, batch_size=stage.batch_size, readers=stage.readers)
-    # Unlike resources keep Ray from fusing the decoders into the annotator's own thread.
-    labels = crops.map_batches(
-        Annotate,
-        fn_constructor_args=(annotator, stage),
-        batch_size=stage.batch_size,
-        batch_format="numpy",
-        num_cpus=0.5,
-        num_gpus=gpus,
-        compute=ActorPoolStrategy(size=stage.actors),
-    )
-    metadata = (tables.PSEUDO_GT.metadata or {}) | lineage(run, annotator=annotator, samples=samples)
-    labels.write_parquet(
-        folder, filesystem=target, partition_cols=["status"], schema=tables.PSEUDO_GT.with_metadata(metadata)
-    )
-    counts = count_labels(run.path(LABELS))
-    if counts.total() != source.rows:
-        raise ValueError(f"{source.rows} samples went in but {counts.total()} rows came out: {run.folder}")
+    method = _method(run, source=source, annotator=annotator, stage=stage)
+    lines = lineage(run, annotator=annotator, samples=samples, method=method)
+    done = _sweep(run)
+    if done:
+        log.info("%d of %d samples are done already", done, source.rows)
+    if done != source.rows:
+        _label(run, source=source, annotator=annotator, stage=stage, method=method, lines=lines)
+    _sweep(run)
+    counts = _succeed(run, source=source, lines=lines, seconds=time.time() - started)
     return counts
 
 
-def lineage(run: runs.Run, *, annotator: str, samples: str) -> dict[bytes, bytes]:
-    """Where labels come from, written into every file of them."""
+def _label(
+    run: runs.Run, *, source: Source, annotator: str, stage: AnnotateStage, method: Method, lines: dict[str, str]
+) -> None:
+    config = annotators.load_config(annotator)
+    target, folder = storage.resolve(run.path(LABELS))
+    gpus = _gpus(stage)
+    crops = crop_rows(
+        source, input_size=config.input_size, batch_size=method.batch_size, readers=stage.readers,
+        need_keypoints=stage.need_keypoints,
+    )  # fmt: skip
+    labels = crops.map_batches(
+        Labeller,
+        fn_constructor_args=(annotator, method, stage.threads),
+        batch_size=method.batch_size,
+        batch_format="numpy",
+        num_cpus=ANNOTATOR_CPUS,
+        num_gpus=gpus,
+        compute=ActorPoolStrategy(size=stage.actors),
+    )
+    labels.context.target_max_block_size = int(stage.block_mb * MIB)
+    labels.context.checkpoint_config = _checkpointing(run)
+    metadata = (tables.PSEUDO_GT.metadata or {}) | {name.encode(): value.encode() for name, value in lines.items()}
+    file_mb = stage.file_mb if stage.file_mb is not None else (128.0 if gpus else 8.0)
+    labels.write_parquet(
+        folder,
+        filesystem=target,
+        partition_cols=["status"],
+        schema=tables.PSEUDO_GT.with_metadata(metadata),
+        min_bytes_per_file=int(file_mb * MIB),
+        ray_remote_args={"num_cpus": WRITE_CPUS},
+        write_page_checksum=True,
+    )
+
+
+def _checkpointing(run: runs.Run) -> CheckpointConfig:
+    system, folder = storage.resolve(run.path(CHECKPOINT))
+    config = CheckpointConfig("sample_key", folder, override_filesystem=system, delete_checkpoint_on_success=False)
+    config.checkpoint_actor_pool_max_size = 1
+    config.checkpoint_actor_memory_bytes = FILTER_BYTES
+    return config
+
+
+def _sweep(run: runs.Run) -> int:
+    """Delete label files that no commit speaks of, which killed writers leave; the rows that are committed."""
+    records = storage.list_hidden(run.path(CHECKPOINT), ".parquet")
+    committed = tuple(name.removesuffix(".parquet") for name in map(_name, records) if ".pending." not in name)
+    system, _ = storage.resolve(run.folder)
+    kept = []
+    for path, _ in storage.list_files(run.path(LABELS), ".parquet"):
+        if _name(path).startswith(committed):
+            kept.append(path)
+        else:
+            system.delete_file(path)
+    return count_rows(run.path(LABELS), kept).total()
+
+
+def forget_checkpoint(run: runs.Run) -> None:
+    """Once a run is complete: the record of what is done is the labels themselves."""
+    storage.delete_contents(run.path(CHECKPOINT))
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _method(run: runs.Run, *, source: Source, annotator: str, stage: AnnotateStage) -> Method:
+    """As set, or as probed: found once, kept in the run folder, so that a run that goes on goes on alike."""
+    if stage.batch_size != "auto" and stage.precision != "auto":
+        return Method(stage.batch_size, stage.precision, stage.flip_test)
+    path = run.path(METHOD)
+    if storage.exists(path):
+        return Method(**storage.read_json(path)["method"])
+    remote = ray.remote(num_cpus=ANNOTATOR_CPUS, num_gpus=_gpus(stage), max_retries=2)(_probe)
+    method, tried = ray.get(remote.remote(source, annotator, stage))
+    for trial in tried:
+        log.info(
+            "probe: %s", ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in trial.items())
+        )
+    storage.write_json(path, {"method": asdict(method), "tried": tried})
+    log.info("labelling in batches of %d, %s", method.batch_size, method.precision)
+    return method
+
+
+def _probe(source: Source, annotator: str, stage: AnnotateStage) -> tuple[Method, list[dict[str, Any]]]:
+    file, group, _ = source.groups[0]
+    table = read_group(source.path, file, group, COLUMNS)
+    config = annotators.load_config(annotator)
+    crops = prepare(table, input_size=config.input_size, joint_set=source.joint_set, need_keypoints=False)
+    usable = crops["status"] == tables.OK
+    crops = {name: values[usable if usable.any() else slice(None)] for name, values in crops.items()}
+    labeller = Labeller(annotator, Method(1, "float32", stage.flip_test), stage.threads)
+    return probe(labeller, crops, batch_size=stage.batch_size, precision=stage.precision)
+
+
+def lineage(run: runs.Run, *, annotator: str, samples: str, method: Method) -> dict[str, str]:
+    """Where labels come from, written into every file of them. The same for a run that goes on."""
     record = storage.read_json(storage.join(annotator, runs.RUN_FILE))
-    lines = {
+    return {
         "run_id": run.run_id,
         "annotator_run_id": record["run_id"],
         "annotator_sha256": annotators.weights_sha256(annotator),
@@ -92,113 +231,62 @@ def lineage(run: runs.Run, *, annotator: str, samples: str) -> dict[bytes, bytes
         "samples": samples,
         "samples_fingerprint": runs.fingerprint(samples),
         "recipe": str(record["settings"]),
-        "code_commit": runs.code_version()["commit"],
+        "method": str(asdict(method)),
+        "code_commit": storage.read_json(run.path(runs.RUN_FILE))["code"]["commit"],
     }
-    return {name.encode(): value.encode() for name, value in lines.items()}
 
 
 def count_labels(folder: str) -> Counter[str]:
     """Rows by status, from the files' own footers."""
-    system, _ = storage.resolve(folder)
+    return count_rows(folder, storage.parquet_files(folder, what="labels"))
+
+
+def count_rows(folder: str, files: list[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for path in storage.parquet_files(folder, what="labels"):
-        status = next(part.removeprefix("status=") for part in path.split("/") if part.startswith("status="))
-        counts[status] += pq.read_metadata(path, filesystem=system).num_rows
+    for path, rows in zip(files, _rows_of(folder, files), strict=True):
+        counts[status_of(path)] += rows
     return counts
 
 
-def crop_rows(source: Source, *, input_size: tuple[int, int], batch_size: int, readers: int) -> Dataset:
-    """Every sample of a dataset, once, cut for a network: crop, box, given keypoints, and a `status`."""
-    system, _ = storage.resolve(source.path)
-    files = sorted({file for file, _, _ in source.groups})
-    rows = ray.data.read_parquet(files, filesystem=system, shuffle=None).select_columns(list(COLUMNS))
-    return rows.map_batches(
-        lambda table: _prepare(table, input_size=input_size, joint_set=source.joint_set),
-        batch_size=batch_size,
-        batch_format="pyarrow",
-        num_cpus=1,
-        compute=TaskPoolStrategy(size=readers),
-    )
+def _rows_of(folder: str, files: list[str]) -> list[int]:
+    system, _ = storage.resolve(folder)
+
+    def rows(path: str) -> int:
+        return storage.patiently(folder, lambda: pq.read_metadata(path, filesystem=system).num_rows)
+
+    with ThreadPoolExecutor(16) as pool:  # each is a round trip to the store
+        return list(pool.map(rows, files))
 
 
-def _prepare(table: pa.Table, *, input_size: tuple[int, int], joint_set: JointSet) -> dict[str, np.ndarray]:
-    """Decode and crop; a row that cannot be annotated gets its reason as `status` and a black crop."""
-    cv2.setNumThreads(1)
-    width, height = input_size
-    rows, cutter = len(table), Cutter(table)
-    keypoints = tables.numpy_column(table, "keypoints_2d_px", missing=0.0).reshape(rows, len(joint_set), 3)
-    out: dict[str, Any] = {name: table.column(name).to_numpy(zero_copy_only=False) for name in IDENTITY}
-    out |= {
-        "status": np.full(rows, tables.OK, dtype=object),
-        "crop": np.zeros((rows, height, width, 3), np.uint8),
-        "box": np.ones((rows, 4)),
-        "bbox": np.nan_to_num(tables.numpy_column(table, "bbox_xywh_px", missing=0.0)),
-        "image_size": tables.numpy_column(table, "image_size", missing=0),
-        "keypoints": BODY33.take_from(np.nan_to_num(keypoints), joint_set).astype(np.float32),
-    }
-    for i in range(rows):
-        if reason := _unusable(keypoints[i], table, i):
-            out["status"][i] = reason
-            continue
-        try:
-            _, out["box"][i] = cutter.cut(i, out=out["crop"][i])
-        except BadImage:
-            out["status"][i] = "bad_image"
-        except ValueError:
-            out["status"][i] = "bad_box"
-    return out
+def status_of(path: str) -> str:
+    return next(part.removeprefix("status=") for part in path.split("/") if part.startswith("status="))
 
 
-def _unusable(keypoints: np.ndarray, table: pa.Table, row: int) -> str | None:
-    claimed = ~(keypoints[:, 2] <= 0)  # a NaN confidence claims a keypoint too
-    if not np.isfinite(keypoints[claimed]).all():
-        return "keypoints_not_finite"
-    if not claimed.any():
-        return "no_keypoints"
-    known = table.column("image_size")[row].is_valid and table.column("crop_to_image")[row].is_valid
-    return None if known else "bad_image"
-
-
-class Annotate:
-    """Ray Data actor: loads the annotator once, then labels batches."""
-
-    def __init__(self, annotator: str, stage: AnnotateStage) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device.type == "cpu":
-            torch.set_num_threads(stage.threads)
-        self.annotator = annotators.load_annotator(annotator).to(self.device)
-        self.batch_size = stage.batch_size
-
-    @torch.inference_mode()
-    def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        rows = len(batch["status"])
-        # A batch always has the same size: kernels, and with them the last bits, would change with it.
-        padding = self.batch_size - rows
-
-        def padded(name: str) -> torch.Tensor:
-            value = np.concatenate([batch[name], np.repeat(batch[name][-1:], padding, axis=0)])
-            return torch.from_numpy(np.ascontiguousarray(value)).to(self.device)
-
-        image = padded("crop").permute(0, 3, 1, 2).float() / 255
-        answer = self.annotator(image)
-        label = make_labels(
-            self.annotator,
-            answer,
-            box_xywh_px=padded("box"),
-            bbox_xywh_px=padded("bbox"),
-            keypoints_2d_px=padded("keypoints"),
+def _succeed(run: runs.Run, *, source: Source, lines: dict[str, str], seconds: float) -> Counter[str]:
+    """Say that all is done, if it is. The checkpoint goes last: until then it is what keeps rows from being doubled."""
+    listed = storage.list_files(run.path(LABELS), ".parquet")
+    rows = _rows_of(run.path(LABELS), [path for path, _ in listed])
+    counts: Counter[str] = Counter()
+    for (path, _), count in zip(listed, rows, strict=True):
+        counts[status_of(path)] += count
+    if counts.total() != source.rows:
+        raise ValueError(
+            f"{source.rows} samples went in but {counts.total()} rows came out: {run.folder}\n"
+            "  fix: run the same command again; if it says so again, jobs/verify.py names the samples"
         )
-        return tables.rows_to_table([_record(batch, label, i) for i in range(rows)], tables.PSEUDO_GT)
-
-
-def _record(batch: dict[str, np.ndarray], label: dict[str, np.ndarray], row: int) -> dict[str, Any]:
-    """One pseudo_gt row: a label, or the reason why there is none."""
-    # A column of text without any text comes back from Ray Data as NaN, the only value that is not itself.
-    record: dict[str, Any] = {name: value for name in IDENTITY if (value := batch[name][row]) == value}
-    status = batch["status"][row]
-    if status == tables.OK:
-        status = failure(label, row) or tables.OK
-    if status == tables.OK:
-        record |= {name: values[row] for name, values in label.items() if values[row].size}
-        record["flags"] = flags(label, row, image_size=batch["image_size"][row])
-    return record | {"status": str(status)}
+    _, root = storage.resolve(run.path(LABELS))
+    record = storage.read_json(run.path(runs.RUN_FILE))
+    storage.write_json(run.path(SUCCESS), {
+        "rows_in": source.rows,
+        "ok": counts[tables.OK],
+        "quarantined": {status: count for status, count in sorted(counts.items()) if status != tables.OK},
+        "files": [
+            {"path": path.removeprefix(root).lstrip("/"), "rows": count, "bytes": size}
+            for (path, size), count in zip(listed, rows, strict=True)
+        ],
+        "bytes": sum(size for _, size in listed),
+        "seconds": round(seconds, 1),
+        "settings": record["settings"],
+        "lineage": lines,
+    })  # fmt: skip
+    return counts

@@ -17,7 +17,11 @@ from typing import Any
 from pipelines import storage
 
 RUN_FILE = "run.json"
-HOW_WIDE = {"actors", "readers", "retries", "checkpoint_steps"}
+LEASE = "_driver.json"
+"""Kept by the driver that is at work in a run folder (pipelines/lease.py)."""
+HOW_WIDE = {
+    "actors", "gpus", "readers", "retries", "checkpoint_steps", "block_mb", "file_mb", "autoscales",
+}  # fmt: skip
 """Settings that change how a run is spread and kept, never what it makes: a re-run may differ in them."""
 
 
@@ -55,32 +59,42 @@ def open_run(
         "settings": plain(settings),
         "inputs": {storage.absolute(path): fingerprint(storage.absolute(path)) for path in inputs},
     }
-    if storage.exists(storage.join(out, RUN_FILE)):
-        found = storage.read_json(storage.join(out, RUN_FILE))
-        differences = _differences({key: found.get(key) for key in record}, record)
-        if differences and not _made_nothing(out, found):
-            raise ValueError(
-                f"{out} holds another run ({found.get('job')}, {found.get('status')}):\n  "
-                + "\n  ".join(differences)
-                + "\n  fix: choose another output folder, or delete this one"
-            )
+    if found := check_folder(out, record):
         if found["status"] == "complete":
             return Run(out, found["run_id"], finished=True)
-        if resume and not differences:
+        if resume and not _differences({key: found.get(key) for key in record}, record):
             storage.sweep(out)
             return Run(out, found["run_id"], finished=False)
-        storage.delete_contents(out)
-    elif not storage.is_empty(out):
-        raise ValueError(
-            f"{out} holds files that no run of annomesh made (it has no {RUN_FILE})\n"
-            "  fix: choose a new or empty output folder"
-        )
+        storage.delete_contents(out, keep=LEASE)
     run = Run(out, uuid.uuid4().hex, finished=False)
     storage.write_json(
         run.path(RUN_FILE),
         record | {"status": "running", "run_id": run.run_id, "started": now(), "code": code_version()},
     )
     return run
+
+
+def check_folder(out: str, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """run.json of the run that stands in a folder, None where it is free; only looks.
+
+    Raises ValueError, as open_run does, where the folder holds another run than `record` speaks of, or other files.
+    """
+    if not storage.exists(storage.join(out, RUN_FILE)):
+        if storage.is_empty(out, but=LEASE):
+            return None
+        raise ValueError(
+            f"{out} holds files that no run of annomesh made (it has no {RUN_FILE})\n"
+            "  fix: choose a new or empty output folder"
+        )
+    found = storage.read_json(storage.join(out, RUN_FILE))
+    differences = _differences({key: found.get(key) for key in record}, record)
+    if differences and not _made_nothing(out, found):
+        raise ValueError(
+            f"{out} holds another run ({found.get('job')}, {found.get('status')}):\n  "
+            + "\n  ".join(differences)
+            + "\n  fix: choose another output folder, or delete this one"
+        )
+    return found
 
 
 def roles(parts: Mapping[str, Sequence[str] | str | None]) -> dict[str, Any]:

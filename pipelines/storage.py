@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from pyarrow import fs
 
 ROW_GROUP = 128
 """Rows a row group: the piece that training shuffles and a kill loses, a few seconds of work."""
+S3_ATTEMPTS = 10
 Result = TypeVar("Result")
 PENDING = ".pending-"
 """Files that are being written."""
@@ -43,7 +45,20 @@ def resolve(path: str) -> tuple[fs.FileSystem, str]:
 @lru_cache(maxsize=16)
 def _s3_of(bucket: str) -> fs.FileSystem:
     """AWS, in the bucket's own region. One client a bucket: opening one costs a round trip."""
-    return fs.FileSystem.from_uri(f"s3://{bucket}")[0]
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    with contextlib.suppress(OSError):  # a store that does not tell, or a bucket that is not ours to ask about
+        region = fs.resolve_s3_region(bucket)
+    return fs.S3FileSystem(region=region or "us-east-1", **_patience())
+
+
+def _patience() -> dict[str, Any]:
+    """Throttling (503 SlowDown), resets and stalls are weather: a request is tried up to S3_ATTEMPTS times, each time
+    after a longer wait, before anybody hears of it."""
+    return {
+        "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+        "connect_timeout": 10,
+        "request_timeout": 60,
+    }
 
 
 @lru_cache(maxsize=4)
@@ -52,7 +67,7 @@ def _s3_at(endpoint: str) -> fs.S3FileSystem:
     scheme, _, host = endpoint.rstrip("/").rpartition("://")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     return fs.S3FileSystem(
-        endpoint_override=host, scheme=scheme or "https", region=region, force_virtual_addressing=False
+        endpoint_override=host, scheme=scheme or "https", region=region, force_virtual_addressing=False, **_patience()
     )
 
 
@@ -84,6 +99,13 @@ def list_files(folder: str, suffix: str = "") -> list[tuple[str, int]]:
         and f.path.endswith(suffix)
         and not any(part.startswith(MANIFESTS) for part in f.path[len(inner) :].split("/"))
     )
+
+
+def list_hidden(folder: str, suffix: str = "") -> list[str]:
+    """Paths of the files in a folder of our own bookkeeping, whose name starts with _; none where it is absent."""
+    system, inner = resolve(folder)
+    found = system.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    return sorted(f.path for f in found if f.type == fs.FileType.File and f.path.endswith(suffix))
 
 
 def parquet_files(folder: str, *, what: str = "samples") -> list[str]:
@@ -173,7 +195,11 @@ def read_bytes(path: str) -> bytes:
 
 
 def write_json(path: str, value: Any) -> None:
-    write_bytes(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, default=str) + "\n").encode()
 
 
 def read_json(path: str) -> Any:
@@ -183,10 +209,11 @@ def read_json(path: str) -> Any:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
-def is_empty(folder: str) -> bool:
-    """No file and no folder is there, hidden ones included."""
+def is_empty(folder: str, *, but: str = "") -> bool:
+    """No file and no folder is there, hidden ones included, but for one of that name."""
     system, inner = resolve(folder)
-    return not system.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    found = system.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    return all(but and info.base_name.endswith(but) for info in found)
 
 
 def delete(path: str) -> None:
@@ -196,9 +223,17 @@ def delete(path: str) -> None:
         system.delete_file(inner)
 
 
-def delete_contents(folder: str) -> None:
+def delete_contents(folder: str, *, keep: str = "") -> None:
+    """Delete what a folder holds, but for the file of that name."""
     system, inner = resolve(folder)
-    system.delete_dir_contents(inner, missing_dir_ok=True)
+    if not keep:
+        system.delete_dir_contents(inner, missing_dir_ok=True)
+        return
+    for info in system.get_file_info(fs.FileSelector(inner, allow_not_found=True)):
+        if info.type == fs.FileType.Directory:
+            system.delete_dir(info.path)
+        elif info.base_name != keep:
+            system.delete_file(info.path)
 
 
 def read_image(uri: str | None) -> bytes | None:

@@ -10,7 +10,11 @@ MAX_PIXELS = 100_000_000
 
 
 class BadImage(ValueError):
-    """A picture that is missing, truncated, too large, or not a picture."""
+    """A picture that cannot be read; `reason` is the status that its sample gets (mesh_lib/tables.py)."""
+
+    def __init__(self, message: str, *, reason: str = "bad_image") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def decode(data: bytes | None) -> np.ndarray:
@@ -19,10 +23,11 @@ def decode(data: bytes | None) -> np.ndarray:
     Raises BadImage. Truncated JPEGs are refused too, though decoders would fill the rest with grey.
     """
     if not data:
-        raise BadImage("no picture")
+        raise BadImage("no picture", reason="missing_image")
     width, height = picture_size(data)
     if width * height > MAX_PIXELS:
-        raise BadImage(f"picture claims {width}x{height} pixels; the limit is {MAX_PIXELS}")
+        claim = f"picture claims {width}x{height} pixels; the limit is {MAX_PIXELS}"
+        raise BadImage(claim, reason="image_too_large")
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if picture is None:

@@ -33,6 +33,12 @@ def crop_translation_m(raw: Float[Tensor, "*batch 3"], *, input_size: tuple[int,
     return torch.cat([raw[..., :2], depth], dim=-1)
 
 
+def crop_camera_raw(transl_m: Float[Tensor, "*batch 3"], *, input_size: tuple[int, int]) -> Float[Tensor, "*batch 3"]:
+    """The inverse of crop_translation_m; depths of up to k have one."""
+    depth = (transl_m[..., 2:] - DEPTH_EPSILON_M) / depth_scale_m(input_size)
+    return torch.cat([transl_m[..., :2], depth.logit()], dim=-1)
+
+
 def weak_perspective_translation_m(
     scale: Float[Tensor, "*batch"],
     shift: Float[Tensor, "*batch 2"],

@@ -66,16 +66,27 @@ class Annotator(nn.Module):
                 z, body = out.pose[:, :0], rot6d_to_rotmat(out.pose.unflatten(1, (len(VPOSER21), 6)))
             hands = torch.eye(3, device=image.device).expand(len(image), 2, 3, 3)
             rotmats = torch.cat([rot6d_to_rotmat(out.root_6d)[:, None], body, hands], dim=1)
-            transl_m = crop_translation_m(out.camera_raw, input_size=self.config.input_size)
-            joints_m = self.keypoints(rotmats=rotmats, betas=out.betas) + transl_m[:, None]
-            joints_crop_px = project_to_crop(joints_m, input_size=self.config.input_size)
+            return self.posed(rotmats=rotmats, betas=out.betas, camera_raw=out.camera_raw, z=z, joints_hm=out.joints_hm)
+
+    def posed(
+        self,
+        *,
+        rotmats: Float[Tensor, "batch 24 3 3"],
+        betas: Float[Tensor, "batch 10"],
+        camera_raw: Float[Tensor, "batch 3"],
+        z: Float[Tensor, "batch latent"],
+        joints_hm: Float[Tensor, "batch positions 3"],
+    ) -> Annotation:
+        """The body under these parameters, and where its joints are seen."""
+        transl_m = crop_translation_m(camera_raw, input_size=self.config.input_size)
+        joints_m = self.keypoints(rotmats=rotmats, betas=betas) + transl_m[:, None]
         return Annotation(
             rotmats=rotmats,
-            betas=out.betas,
+            betas=betas,
             transl_m=transl_m,
             z=z,
-            camera_raw=out.camera_raw,
-            joints_hm=out.joints_hm,
+            camera_raw=camera_raw,
+            joints_hm=joints_hm,
             joints_m=joints_m,
-            joints_crop_px=joints_crop_px,
+            joints_crop_px=project_to_crop(joints_m, input_size=self.config.input_size),
         )

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from mesh_lib import tables
 from mesh_lib.body.files import Body
 from mesh_lib.body.joints import BODY33
 from mesh_lib.body.layer import KeypointLayer
 from mesh_lib.geometry.crop import apply_affine, crop_affine, network_box
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
-from mesh_lib.labels import failure, flags, make_labels
+from mesh_lib.labels import failures, flags, labels_table, make_labels
 from mesh_lib.nets.annotator import Annotation, Annotator
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from mesh_lib.nets.vposer import VPoserV2
@@ -25,6 +26,7 @@ BOXES = {
     "wide": (10.0, 200.0, 600.0, 90.0),
 }
 Labels = dict[str, np.ndarray]
+SIZES = np.tile(IMAGE_WH, (len(BOXES), 1))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def test_flags_name_what_a_reader_filters_on(annotator: Annotator, answer: Annot
     made["pose_prior_norm"][:] = [1, 1, 9, 1, 1]
     made["betas"][:] = 0
     made["betas"][3, 7] = -3.5
-    found = [flags(made, row, image_size=IMAGE_WH) for row in range(len(BOXES))]
+    found = flags(made, image_size=SIZES)
     assert "high_reprojection" in found[1] and "high_reprojection" not in found[0]
     assert "implausible_pose" in found[2] and "implausible_shape" in found[3]
     assert "crop_leaves_image" in found[1] and "crop_leaves_image" not in found[0]
@@ -108,16 +110,25 @@ def test_without_a_pose_prior_its_norm_is_unknown_not_zero(body: Body) -> None:
     with torch.no_grad():
         made = label(annotator, annotator(torch.rand(len(BOXES), 3, 96, 64)))
     assert made["pose_prior_norm"].shape == (len(BOXES), 0) == made["vposer_z"].shape
-    assert "implausible_pose" not in flags(made, 0, image_size=IMAGE_WH)
+    assert not any("implausible_pose" in row for row in flags(made, image_size=SIZES))
 
 
 def test_what_is_no_label_has_its_reason(annotator: Annotator, answer: Annotation) -> None:
     made = label(annotator, answer)
-    assert failure(made, 0) is None
+    assert (failures(made) == "ok").all()
     made["betas"][1, 0] = np.nan
     made["joints_3d_m"].reshape(-1, 33, 3)[2, 5, 2] = -0.1
     made["joints_3d_m"].reshape(-1, 33, 3)[3, 5, 2] = np.nan
-    assert [failure(made, row) for row in (1, 2, 3)] == ["not_finite", "behind_camera", "not_finite"]
+    status = failures(made)
+    assert status.tolist() == ["ok", "not_finite", "behind_camera", "not_finite", "ok"]
+    identity = {name: [f"{name}{row}" for row in range(5)] for name in ("sample_id", "dataset", "split", "image_id")}
+    identity |= {"sample_key": list(range(5)), "person_id": [None] * 5}
+    table = labels_table(identity, status=status, label=made, image_size=SIZES)
+    assert table.schema.equals(tables.PSEUDO_GT) and table["status"].to_pylist() == status.tolist()
+    for name in ("global_orient", "joints_3d_m", "camera_self_check_px", "keypoints_used", "flags"):
+        assert [value is None for value in table[name].to_pylist()] == [False, True, True, True, False], name
+    np.testing.assert_array_equal(tables.numpy_column(table, "joints_3d_m")[4], made["joints_3d_m"][4])
+    assert table["reprojection_error_px"].null_count == 5, "an error over no keypoint is unknown"
 
 
 def test_a_camera_far_from_the_picture_is_still_exact(annotator: Annotator) -> None:

@@ -103,7 +103,7 @@ def test_every_reason_for_no_label(tiny_annotator: Path, tmp_path: Path) -> None
     found = rows_of(tmp_path / "labels")
     status = dict(zip(found["sample_id"].to_pylist(), found["status"].to_pylist(), strict=True))
     assert {name.split("/")[2]: value for name, value in status.items()} == {
-        "text": "bad_image", "null": "bad_image", "unseen": "no_keypoints", "nan": "keypoints_not_finite",
+        "text": "bad_image", "null": "missing_image", "unseen": "no_keypoints", "nan": "keypoints_not_finite",
         "flat": "bad_box", "far": "bad_box", "fine": "ok", "sizeless": "bad_image",
     }  # fmt: skip
     assert set(status.values()) - {"ok"} < set(tables.QUARANTINE)

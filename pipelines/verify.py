@@ -1,0 +1,188 @@
+"""Auditing labels from their files alone: complete, unique, undamaged, finite, seen where they say, all of one run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mesh_lib import tables
+from pipelines import runs, storage
+from pipelines.annotate import LABELS, SUCCESS, status_of
+from pipelines.sources import open_source
+
+SELF_CHECK_PX = 0.5
+LISTED = 5
+"""Examples told of each kind of fault."""
+ALWAYS = (
+    "global_orient", "body_pose", "betas", "crop_camera", "crop_box_xywh_px", "transl_m", "focal_px", "princpt_px",
+    "joints_2d_px", "joints_3d_m",
+)  # fmt: skip
+"""Array columns that every label has; whatever else a label has must be finite too."""
+
+
+@dataclass
+class Audit:
+    """What was looked at, and what is wrong with it."""
+
+    rows: int = 0
+    samples: int = 0
+    files: int = 0
+    bytes: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def good(self) -> bool:
+        return not self.faults
+
+    def fault(self, kind: str, where: str, count: int = 1) -> None:
+        self.faults[kind] += count
+        told = self.examples.setdefault(kind, [])
+        if len(told) < LISTED:
+            told.append(where)
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "good": self.good, "rows": self.rows, "samples": self.samples, "files": self.files, "bytes": self.bytes,
+            "statuses": dict(self.statuses), "faults": dict(self.faults), "examples": self.examples,
+        }  # fmt: skip
+
+
+def verify(out: str, *, samples: str | None = None) -> Audit:
+    """Audit a run folder of annotate, row group by row group; beside one of these, only the keys (8 bytes a row, theirs
+    and the samples') are in memory. `samples`: where the samples lie now, if not where the run says.
+
+    Raises ValueError where there is nothing to audit.
+    """
+    if not storage.exists(storage.join(out, runs.RUN_FILE)):
+        raise ValueError(f"{out} is not a run folder: it has no {runs.RUN_FILE}\n  fix: pass --out of jobs/annotate.py")
+    record = storage.read_json(storage.join(out, runs.RUN_FILE))
+    if record.get("job") != "annotate":
+        raise ValueError(f"{out} is a run of {record.get('job')}, not of annotate")
+    audit = Audit()
+    if record.get("status") != "complete":
+        audit.fault("incomplete", f"the run is {record.get('status')}; run the same command again")
+    folder = storage.join(out, LABELS)
+    listed = storage.list_files(folder, ".parquet") if storage.exists(folder) else []
+    _check_success(audit, out, listed, run=record)
+    keys = [_read_file(audit, folder, path, size, run_id=record["run_id"]) for path, size in listed]
+    made = np.sort(np.concatenate([np.empty(0, np.int64), *keys]))
+    if twice := int((made[1:] == made[:-1]).sum()):
+        audit.fault("duplicate", f"sample_key {made[1:][made[1:] == made[:-1]][0]}", twice)
+    _compare(audit, made, samples or record.get("samples") or record["settings"].get("samples"))
+    return audit
+
+
+def _check_success(audit: Audit, out: str, listed: list[tuple[str, int]], *, run: dict[str, Any]) -> None:
+    path = storage.join(out, SUCCESS)
+    if not storage.exists(path):
+        audit.fault("incomplete", f"no {SUCCESS}")
+        return
+    promised = storage.read_json(path)
+    _, root = storage.resolve(storage.join(out, LABELS))
+    there = {path.removeprefix(root).lstrip("/"): size for path, size in listed}
+    named = {one["path"]: one["bytes"] for one in promised["files"]}
+    for name in sorted(named.keys() - there.keys()):
+        audit.fault("file_missing", name)
+    for name in sorted(there.keys() - named.keys()):
+        audit.fault("file_unknown", f"{name} is not in {SUCCESS}")
+    for name in sorted(there.keys() & named.keys()):
+        if there[name] != named[name]:
+            audit.fault("file_size", f"{name} has {there[name]} bytes, not {named[name]}")
+    if promised["lineage"]["run_id"] != run["run_id"]:
+        audit.fault("lineage", f"{SUCCESS} is of run {promised['lineage']['run_id']}, run.json of {run['run_id']}")
+
+
+def _read_file(audit: Audit, folder: str, path: str, size: int, *, run_id: str) -> np.ndarray:
+    """Look at every row of a file; its keys."""
+    system, _ = storage.resolve(folder)
+    status = status_of(path)
+    keys = [np.empty(0, np.int64)]
+    audit.files, audit.bytes = audit.files + 1, audit.bytes + size
+    if status != tables.OK and status not in tables.QUARANTINE:
+        audit.fault("status", f"{path}: no status is called {status}")
+    try:
+        file = storage.patiently(
+            folder, lambda: pq.ParquetFile(system.open_input_file(path), page_checksum_verification=True)
+        )
+        _check_schema(audit, path, file.schema_arrow, run_id=run_id)
+        for group in range(file.num_row_groups):
+            table = storage.patiently(folder, lambda group=group: file.read_row_group(group))
+            keys.append(table.column("sample_key").to_numpy().astype(np.int64))
+            audit.rows += len(table)
+            audit.statuses[status] += len(table)
+            _check_rows(audit, path, table, labelled=status == tables.OK)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        audit.fault("damaged", f"{path}: {error}")
+    return np.concatenate(keys)
+
+
+def _check_schema(audit: Audit, path: str, schema: pa.Schema, *, run_id: str) -> None:
+    wanted = {f.name: f.type for f in tables.PSEUDO_GT if f.name != "status"}  # which is the folder's name
+    found = {f.name: f.type for f in schema if f.name != "status"}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            audit.fault("schema", f"{path}: {name} is {found.get(name)}, not {wanted.get(name)}")
+    metadata = {k.decode(): v.decode("utf-8", "replace") for k, v in (schema.metadata or {}).items()}
+    if metadata.get("schema_version") != tables.SCHEMA_VERSION:
+        audit.fault("schema", f"{path}: schema version {metadata.get('schema_version')}, not {tables.SCHEMA_VERSION}")
+    if metadata.get("run_id") != run_id:
+        audit.fault("lineage", f"{path}: of run {metadata.get('run_id')}, not {run_id}")
+
+
+def _check_rows(audit: Audit, path: str, table: pa.Table, *, labelled: bool) -> None:
+    ids = table.column("sample_id").to_pylist()
+    keys = table.column("sample_key").to_pylist()
+
+    def tell(kind: str, wrong: np.ndarray) -> None:
+        if wrong.any():
+            audit.fault(kind, f"{path}: {ids[int(np.flatnonzero(wrong)[0])]}", int(wrong.sum()))
+
+    tell("key", np.array([tables.sample_key(name) != key for name, key in zip(ids, keys, strict=True)]))
+    if not labelled:
+        full = [table.column(name).is_valid().to_numpy() for name in ALWAYS if name in table.column_names]
+        tell("label_of_quarantined", np.any(full, axis=0))
+        return
+    finite = np.ones(len(table), bool)
+    for one in table.schema:
+        column = table.column(one.name)
+        if pa.types.is_fixed_size_list(one.type):
+            values = np.isfinite(tables.numpy_column(table, one.name, missing=0.0)).all(axis=1)
+            finite &= values & (column.is_valid().to_numpy() | (one.name not in ALWAYS))
+        elif pa.types.is_floating(one.type):
+            finite &= np.isfinite(column.fill_null(0.0).to_numpy())
+    tell("not_finite", ~finite)
+    checks = column_or_nan(table, "camera_self_check_px")
+    tell("camera_self_check", ~(checks < SELF_CHECK_PX))
+
+
+def column_or_nan(table: pa.Table, name: str) -> np.ndarray:
+    return table.column(name).fill_null(float("nan")).to_numpy()
+
+
+def _compare(audit: Audit, made: np.ndarray, samples: str | None) -> None:
+    if not samples:
+        audit.fault("samples_unknown", "the run does not say which samples it labelled; pass --samples")
+        return
+    known = np.sort(np.concatenate([np.empty(0, np.int64), *_sample_keys(samples)]))
+    audit.samples = len(known)
+    if len(missing := np.setdiff1d(known, made, assume_unique=False)):
+        audit.fault("sample_missing", f"sample_key {missing[0]}", len(missing))
+    if len(foreign := np.setdiff1d(made, known, assume_unique=False)):
+        audit.fault("sample_unknown", f"sample_key {foreign[0]}", len(foreign))
+
+
+def _sample_keys(samples: str) -> Iterator[np.ndarray]:
+    system, _ = storage.resolve(samples)
+    for file in sorted({file for file, _, _ in open_source(samples).groups}):
+        table = storage.patiently(
+            samples, lambda file=file: pq.ParquetFile(system.open_input_file(file)).read(columns=["sample_key"])
+        )
+        yield table.column("sample_key").to_numpy()
