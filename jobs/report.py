@@ -2,9 +2,11 @@
 
 Reads   <labels>           run folder of jobs/annotate.py
         <samples>          the samples that were annotated
+        <against>          older labels of the same samples (optional): the page then says what has changed since
 Writes  <out>              one .html file that needs nothing else
 
     python jobs/report.py --labels labels/coco --samples samples/coco --out report.html
+    python jobs/report.py --labels labels/coco-v2 --against labels/coco --out changes.html
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ class Job:
     """Run folder of jobs/annotate.py."""
     samples: str | None = None
     """Samples that were annotated; by default those that the labels' run names."""
+    against: str | None = None
+    """Run folder of older labels of the same samples, to compare with."""
     out: str
     """HTML file to write (an older one is replaced)."""
     title: str = "Pseudo-ground-truth report"
@@ -36,9 +40,14 @@ class Job:
 
 def main(job: Job) -> None:
     record = load_run(job.labels, job="annotate")
-    page = make_report(labels=job.labels, samples=job.samples or record["samples"], title=job.title)
+    if job.against:
+        load_run(job.against, job="annotate")
+    samples = job.samples or record["samples"]
+    page = make_report(labels=job.labels, samples=samples, title=job.title, against=job.against)
     storage.write_bytes(job.out, page.html.encode())
     log.info("%d samples, %d labelled: %s", page.rows, page.labelled, job.out)
+    if found := page.comparison:
+        log.info("  %d are in %s too, %d labelled in both", found.both, job.against, len(found.pairs))
 
 
 if __name__ == "__main__":

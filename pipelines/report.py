@@ -27,6 +27,7 @@ from mesh_lib.render.overlay import overlay, side_view
 from pipelines import storage
 from pipelines.annotate import LABELS, count_labels
 from pipelines.bodies import load_body_of
+from pipelines.compare import Comparison, compare_labels
 from pipelines.sources import Source, open_source, read_group
 
 matplotlib.use("Agg")
@@ -35,6 +36,7 @@ from matplotlib import pyplot as plt
 CELLS = 24
 CELL_HEIGHT_PX = 300
 LISTED = 50
+PAIRS = 12
 HISTOGRAMS = (
     ("reprojection_error_px", "reprojection error (px of the picture)"),
     ("reprojection_error_box", "reprojection error / box side"),
@@ -53,10 +55,15 @@ class Page:
     labelled: int
     median_reprojection_px: float | None
     flagged: int
+    comparison: Comparison | None
 
 
-def make_report(*, labels: str, samples: str, title: str, seed: int = 0) -> Page:
-    """Raises ValueError where the labels or samples are absent, or are not of one another."""
+def make_report(*, labels: str, samples: str, title: str, against: str | None = None, seed: int = 0) -> Page:
+    """With `against`, older labels of the same samples, the page says what has changed since.
+
+    Raises ValueError where the labels or samples are absent, or are not of one another.
+    """
+    comparison = compare_labels(labels=labels, against=against) if against else None
     folder = storage.join(labels, LABELS)
     counts = count_labels(folder)
     source = open_source(samples)
@@ -71,11 +78,11 @@ def make_report(*, labels: str, samples: str, title: str, seed: int = 0) -> Page
     some = np.sort(np.random.default_rng(seed).permutation(len(made))[:CELLS])
     worst = order[:CELLS]
     keys = made.column("sample_key").to_numpy()
-    cells = _cells(folder, source, body, wanted={int(k) for k in keys[np.union1d(some, worst)]})
+    cells = _cells([(folder, body)], source, wanted={int(k) for k in keys[np.union1d(some, worst)]})
     if len(made) and not cells:
         raise ValueError(f"none of the labels in {labels} is of a sample in {samples}: are they another dataset's?")
     flag_counts = Counter(flag for flags in made.column("flags").to_pylist() for flag in flags)
-    median = float(np.nanmedian(error)) if len(made) else None
+    median = float(np.nanmedian(error)) if np.isfinite(error).any() else None
     numbers = [
         ("samples", f"{counts.total():,}"),
         ("labelled", f"{counts[tables.OK]:,}"),
@@ -103,28 +110,83 @@ def make_report(*, labels: str, samples: str, title: str, seed: int = 0) -> Page
         flags=flag_counts.most_common(),
         histograms=_histograms(made),
         sheets=sheets,
+        changes=_changes(comparison, labels, against, source) if comparison and against else None,
         quarantined=_quarantined(folder, counts),
         lineage=_lineage(folder),
     )  # fmt: skip
-    return Page(page, counts.total(), counts[tables.OK], median, flag_counts["high_reprojection"])
+    return Page(page, counts.total(), counts[tables.OK], median, flag_counts["high_reprojection"], comparison)
 
 
 def _template() -> str:
     return (Path(__file__).parent / "report.html.j2").read_text()
 
 
-def _cells(folder: str, source: Source, body: Body, *, wanted: set[int]) -> dict[int, dict[str, str]]:
-    """The drawn cells by sample key; reads only the row groups that hold a wanted sample."""
+def _changes(comparison: Comparison, labels: str, against: str, source: Source) -> dict[str, Any]:
+    """What the page says of the older labels."""
+    both = len(comparison.pairs)
+
+    def line(what: str, column: str, unit: str) -> tuple[str, str, str]:
+        median, most = (f"{_number(comparison.percentile(column, q))} {unit}" for q in (50, 95))
+        return what, median, most
+
+    return {
+        "against": against,
+        "other_pictures": comparison.other_pictures,
+        "rows": [
+            ("in both", f"{comparison.both:,}"),
+            ("in these labels only", f"{comparison.only_new:,}"),
+            ("in the older only", f"{comparison.only_old:,}"),
+            ("labelled in both", f"{both:,}"),
+        ],
+        "statuses": [(old, new, f"{count:,}") for (old, new), count in sorted(comparison.statuses.items())],
+        "distances": [
+            line("joints, once rotated, scaled and shifted onto the older", "pa_mm", "mm"),
+            line("joints, pelvis on pelvis", "root_mm", "mm"),
+            line("reprojection error, older", "error_px_old", "px"),
+            line("reprojection error, these", "error_px", "px"),
+            line("its change, sample by sample", "change_px", "px"),
+        ],
+        "flags": [(flag, f"{old / both:.1%}", f"{new / both:.1%}") for flag, old, new in comparison.flags],
+        "sheet": _pair_sheet(comparison, labels, against, source),
+        "lineage": comparison.lineage,
+    }
+
+
+def _pair_sheet(comparison: Comparison, labels: str, against: str, source: Source) -> dict[str, Any]:
+    keys = comparison.most_different(PAIRS)
+    sets = [(storage.join(folder, LABELS), load_body_of(folder)) for folder in (labels, against)]
+    cells = _cells(sets, source, wanted=set(keys))
+    wanted = np.isin(comparison.pairs["sample_key"].to_numpy(), keys)
+    for row in comparison.pairs.filter(pa.array(wanted)).to_pylist():
+        if cell := cells.get(row["sample_key"]):
+            cell["text"] = (
+                f"{row['root_mm']:.1f} mm apart, {row['pa_mm']:.1f} mm once aligned; "
+                f"{_number(row['error_px'])} px, was {_number(row['error_px_old'])} px"
+            )
+    return {
+        "title": f"The {len(keys)} labels that differ most",
+        "note": "Furthest apart first, pelvis on pelvis. The picture with its 2D keypoints; this mesh over it, then "
+        "the older; both from their side, in the same order.",
+        "cells": [cells[key] for key in keys if key in cells],
+    }
+
+
+def _cells(sets: Sequence[tuple[str, Body]], source: Source, *, wanted: set[int]) -> dict[int, dict[str, str]]:
+    """The drawn cells by sample key, of samples that every set (its folder, its body) labels.
+
+    Reads only the row groups that hold a wanted sample.
+    """
     if not wanted:
         return {}
-    labels = {record["sample_key"]: record for record in _rows_with(open_labels(folder), wanted, columns=None)}
+    labels = [{row["sample_key"]: row for row in _rows_with(open_labels(folder), wanted)} for folder, _ in sets]
     columns = ["sample_key", "image", "image_uri", "crop_to_image", "keypoints_2d_px"]
-    layer = BodyLayer(body)
+    bodies = [(BodyLayer(body), body) for _, body in sets]
     groups = ((source.path, file, group) for file, group, _ in source.groups)
     cells = {}
     for record in _rows_with(groups, wanted, columns=columns):
-        if record["sample_key"] in labels:
-            cells[record["sample_key"]] = _cell(record, labels[record["sample_key"]], layer, body)
+        key = record["sample_key"]
+        if all(key in of_set for of_set in labels):
+            cells[key] = _cell(record, [of_set[key] for of_set in labels], bodies)
     return cells
 
 
@@ -139,7 +201,7 @@ def open_labels(folder: str) -> list[tuple[str, str, int]]:
 
 
 def _rows_with(
-    groups: Iterable[tuple[str, str, int]], wanted: set[int], *, columns: Sequence[str] | None
+    groups: Iterable[tuple[str, str, int]], wanted: set[int], *, columns: Sequence[str] | None = None
 ) -> Iterable[dict[str, Any]]:
     for path, file, group in groups:
         keys = read_group(path, file, group, ["sample_key"]).column("sample_key").to_numpy()
@@ -148,9 +210,11 @@ def _rows_with(
             yield from read_group(path, file, group, columns).take(rows).to_pylist()
 
 
-@torch.no_grad()
-def _cell(sample: dict[str, Any], label: dict[str, Any], layer: BodyLayer, body: Body) -> dict[str, str]:
-    """Picture with keypoints, overlay and side view in one strip, and what to say below it."""
+def _cell(
+    sample: dict[str, Any], labels: Sequence[dict[str, Any]], bodies: Sequence[tuple[BodyLayer, Body]]
+) -> dict[str, str]:
+    """Picture with keypoints, overlays of the labels, then their side views in one strip; what to say of the first."""
+    label = labels[0]
     try:
         picture = decode(sample["image"] if sample["image"] is not None else storage.read_image(sample["image_uri"]))
     except BadImage as error:
@@ -161,30 +225,44 @@ def _cell(sample: dict[str, Any], label: dict[str, Any], layer: BodyLayer, body:
         picture, (max(1, round(picture.shape[1] * zoom)), CELL_HEIGHT_PX), interpolation=cv2.INTER_AREA
     )
     scale, shift = np.array([stored[0, 0], stored[1, 1]]) / zoom, stored[:, 2]
-    focal_px = np.array(label["focal_px"]) / scale
-    princpt_px = (np.array(label["princpt_px"]) - shift) / scale
-    pose = torch.tensor([*label["global_orient"], *label["body_pose"]]).view(24, 3)
-    posed = layer(rotmats=rotvec_to_rotmat(pose), betas=torch.tensor(label["betas"]))
-    vertices_m = (posed.vertices_m + torch.tensor(label["transl_m"])).numpy()
     drawn = picture.copy()
     for x, y, confidence in np.array(sample["keypoints_2d_px"]).reshape(-1, 3):
         if confidence > 0 and np.isfinite([x, y]).all():
             at = (np.array([x, y]) - shift) / scale
             cv2.circle(drawn, (int(at[0]), int(at[1])), 4, (255, 210, 0), -1, cv2.LINE_AA)
             cv2.circle(drawn, (int(at[0]), int(at[1])), 4, (30, 30, 30), 1, cv2.LINE_AA)
-    front = overlay(picture, vertices_m, body.faces, focal_px=focal_px, princpt_px=princpt_px)
-    side = side_view(vertices_m, body.faces, focal_px=focal_px, princpt_px=princpt_px, size_wh=picture.shape[1::-1])
+    views = [_views(picture, scale, shift, *each) for each in zip(labels, bodies, strict=True)]
+    strip = [drawn, *(front for front, _ in views), *(side for _, side in views)]
     return {
         "name": label["sample_id"],
-        "image": _inline(encode_jpeg(np.concatenate([drawn, front, side], axis=1), quality=82), "jpeg"),
-        "text": f"{label['reprojection_error_px']:.1f} px, {label['reprojection_error_box']:.1%} of the box; "
+        "image": _inline(encode_jpeg(np.concatenate(strip, axis=1), quality=82), "jpeg"),
+        "text": f"{_number(label['reprojection_error_px'])} px, "
+        f"{_number(label['reprojection_error_box'], '.1%')} of the box; "
         f"‖z‖ {_number(label['pose_prior_norm'])}, ‖betas‖ {_number(label['shape_norm'])}",
         "flags": ", ".join(label["flags"]),
     }
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+@torch.no_grad()
+def _views(
+    picture: np.ndarray, scale: np.ndarray, shift: np.ndarray, label: dict[str, Any], body: tuple[BodyLayer, Body]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mesh over the picture, whose pixels times `scale` plus `shift` are the whole picture's; and from its side."""
+    layer, faces = body[0], body[1].faces
+    focal_px = np.array(label["focal_px"]) / scale
+    princpt_px = (np.array(label["princpt_px"]) - shift) / scale
+    pose = torch.tensor([*label["global_orient"], *label["body_pose"]]).view(24, 3)
+    posed = layer(rotmats=rotvec_to_rotmat(pose), betas=torch.tensor(label["betas"]))
+    vertices_m = (posed.vertices_m + torch.tensor(label["transl_m"])).numpy()
+    size_wh = (picture.shape[1], picture.shape[0])
+    return (
+        overlay(picture, vertices_m, faces, focal_px=focal_px, princpt_px=princpt_px),
+        side_view(vertices_m, faces, focal_px=focal_px, princpt_px=princpt_px, size_wh=size_wh),
+    )
+
+
+def _number(value: float | None, form: str = ".1f") -> str:
+    return "–" if value is None or np.isnan(value) else f"{value:{form}}"
 
 
 def _histograms(made: pa.Table) -> str:
