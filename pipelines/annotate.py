@@ -79,6 +79,10 @@ class AnnotateStage:
 
 def check_fit(stage: AnnotateStage) -> None:
     """Raise ValueError where the cluster is too small for the plan, which would wait for ever instead of failing."""
+    if stage.autoscales and stage.gpus is None:
+        raise ValueError(
+            "--stage.autoscales needs --stage.gpus: whether nodes that are not there yet have GPUs, nobody can look up"
+        )
     have = ray.cluster_resources()
     cpus = {
         "listing and reading": 2 * READ_CPUS,
@@ -222,17 +226,17 @@ def _probe(source: Source, annotator: str, stage: AnnotateStage) -> tuple[Method
 
 def lineage(run: runs.Run, *, annotator: str, samples: str, method: Method) -> dict[str, str]:
     """Where labels come from, written into every file of them. The same for a run that goes on."""
-    record = storage.read_json(storage.join(annotator, runs.RUN_FILE))
+    record, standing = (storage.read_json(storage.join(folder, runs.RUN_FILE)) for folder in (annotator, run.folder))
     return {
         "run_id": run.run_id,
         "annotator_run_id": record["run_id"],
-        "annotator_sha256": annotators.weights_sha256(annotator),
+        "annotator_sha256": standing["settings"]["annotator_sha256"],
         "annotator": annotator,
         "samples": samples,
         "samples_fingerprint": runs.fingerprint(samples),
         "recipe": str(record["settings"]),
         "method": str(asdict(method)),
-        "code_commit": storage.read_json(run.path(runs.RUN_FILE))["code"]["commit"],
+        "code_commit": standing["code"]["commit"],
     }
 
 

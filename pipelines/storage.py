@@ -58,12 +58,13 @@ def _patience() -> dict[str, Any]:
         "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
         "connect_timeout": 10,
         "request_timeout": 60,
+        "allow_delayed_open": True,  # small objects are one request, not three
     }
 
 
 @lru_cache(maxsize=4)
 def _s3_at(endpoint: str) -> fs.S3FileSystem:
-    """A server of one's own (MinIO, Ceph …); pyarrow itself does not look at AWS_ENDPOINT_URL."""
+    """A server of one's own (MinIO, Ceph …); a hand-made pyarrow client does not look at AWS_ENDPOINT_URL."""
     scheme, _, host = endpoint.rstrip("/").rpartition("://")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     return fs.S3FileSystem(
@@ -142,16 +143,19 @@ def write_parquet(table: pa.Table, path: str) -> None:
 
 
 def write_bytes(path: str, data: bytes) -> None:
-    """Write one file whole or not at all."""
+    """Write one file whole or not at all. An object appears whole by itself; a file needs a rename."""
     system, inner = resolve(path)
     folder, _, name = inner.rpartition("/")
-    pending = f"{folder}/{_pending(name)}"
+    remote = "://" in path
+    pending = inner if remote else f"{folder}/{_pending(name)}"
 
     def write() -> None:
-        system.create_dir(folder, recursive=True)
+        if not remote:
+            system.create_dir(folder, recursive=True)
         with system.open_output_stream(pending) as stream:
             stream.write(data)
-        system.move(pending, inner)
+        if not remote:
+            system.move(pending, inner)
 
     patiently(path, write)
 
@@ -188,8 +192,8 @@ def read_bytes(path: str) -> bytes:
     system, inner = resolve(path)
 
     def read() -> bytes:
-        with system.open_input_stream(inner) as stream:
-            return stream.read()
+        with system.open_input_file(inner) as file:  # a stream would ask for it in many small pieces
+            return file.read()
 
     return patiently(path, read)
 
