@@ -59,9 +59,7 @@ def main(job: Job) -> None:
         "stage": plain(job.stage),
         "annotator_sha256": weights_sha256(job.annotator),
         "rows": open_source(job.samples).rows if job.samples else None,
-        **roles(
-            {"samples": job.samples, "images": job.images, "keypoints": job.keypoints, "annotator": job.annotator}
-        ),
+        **roles({"samples": job.samples, "images": job.images, "keypoints": job.keypoints, "annotator": job.annotator}),
     }
     record = {"job": "annotate", "settings": settings}
     standing = check_folder(absolute(job.out), record)

@@ -107,7 +107,7 @@ def start(
     machines: Machines | None, samples: Path | str, annotator: Path | str, out: str, *more: str, **environment: str
 ) -> Any:
     """The command, as its user types it."""
-    address = {"RAY_ADDRESS": machines.cluster.address} if machines else {}
+    address = {"RAY_ADDRESS": str(machines.cluster.address)} if machines else {}
     command = [
         sys.executable,
         "jobs/annotate.py",
@@ -188,7 +188,9 @@ def test_the_driver_is_killed_and_then_the_head(
             if len(storage.list_hidden(f"{out}/_checkpoint", ".parquet")) > done or process.poll() is not None:
                 break
             time.sleep(0.05)
-        machines.cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+        head = machines.cluster.head_node
+        assert head
+        head.kill_all_processes(check_alive=False, allow_graceful=False)
         process.send_signal(signal.SIGKILL)
         process.communicate()
     finally:
