@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from jobs import start
 from pipelines import storage
@@ -54,20 +55,13 @@ def main(job: Job) -> None:
     if (job.samples is None) == (job.images is None) or (job.images is None) != (job.keypoints is None):
         raise ValueError("pass either --samples, or --images together with --keypoints")
     load_annotator(job.annotator)  # a checkpoint that does not fit is named before any work
-    inputs = [path for path in (job.samples, job.images, job.keypoints, job.annotator) if path]
-    settings = {
-        "stage": plain(job.stage),
-        "annotator_sha256": weights_sha256(job.annotator),
-        "rows": open_source(job.samples).rows if job.samples else None,
-        **roles({"samples": job.samples, "images": job.images, "keypoints": job.keypoints, "annotator": job.annotator}),
-    }
-    record = {"job": "annotate", "settings": settings}
-    standing = check_folder(absolute(job.out), record)
+    what = identity(job)
+    standing = check_folder(absolute(job.out), {"job": what["job"], "settings": what["settings"]})
     connect()
     if not (standing and standing["status"] == "complete"):
         check_fit(job.stage)
     with Lease(job.out):
-        run = open_run(job.out, job="annotate", settings=settings, inputs=inputs, resume=True)
+        run = open_run(job.out, **what, resume=True)
         if run.finished:
             log.info("%s is complete already", job.out)
         else:
@@ -76,6 +70,18 @@ def main(job: Job) -> None:
             run.finish(counts=dict(counts), samples=storage.absolute(samples))
         forget_checkpoint(run)
     _tell(job, Counter(load_run(job.out, job="annotate")["counts"]))
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """What makes this run this run, as open_run takes it: a folder that holds another one is refused."""
+    inputs = {"samples": job.samples, "images": job.images, "keypoints": job.keypoints, "annotator": job.annotator}
+    settings = {
+        "stage": plain(job.stage),
+        "annotator_sha256": weights_sha256(job.annotator),
+        "rows": open_source(job.samples).rows if job.samples else None,
+        **roles(inputs),
+    }
+    return {"job": "annotate", "settings": settings, "inputs": [path for path in inputs.values() if path]}
 
 
 def _tell(job: Job, counts: Counter[str]) -> None:

@@ -81,13 +81,21 @@ class Labeller:
         return table
 
     def _label(self, batch: dict[str, np.ndarray], size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Label columns of a batch, and which rows have none because memory did not suffice even for them alone.
+        """Label columns of a batch, and which rows have none because memory did not suffice even for them alone."""
+        parts = self._in_halves(batch, size)
+        like = next((label for _, label in parts if label), None) or no_labels()
+        lost = np.concatenate([np.full(rows, label is None) for rows, label in parts])
+        filled = [label or {k: np.full((rows, *v.shape[1:]), np.nan) for k, v in like.items()} for rows, label in parts]
+        return {name: np.concatenate([label[name] for label in filled]) for name in like}, lost
 
-        A batch that does not fit is taken in halves. A crash of another kind is raised: it would meet every row.
+    def _in_halves(self, batch: dict[str, np.ndarray], size: int) -> list[tuple[int, dict[str, np.ndarray] | None]]:
+        """Parts of a batch, in order: how many rows, and their label columns, or None where not even one row fits.
+
+        A crash of another kind than memory is raised: it would meet every row.
         """
         rows = len(batch["crop"])
         try:
-            return self.answer(batch, size), np.zeros(rows, bool)
+            return [(rows, self.answer(batch, size))]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -96,15 +104,13 @@ class Labeller:
         torch.cuda.empty_cache()
         if size == 1:
             log.warning("a sample alone does not fit: %s", said)
-            empty = {name: np.full_like(values, np.nan) for name, values in self._blank().items()}
-            return empty, np.ones(rows, bool)
+            return [(rows, None)]
         half = -(-size // 2)
-        parts = [
-            self._label({name: values[at : at + half] for name, values in batch.items()}, half)
+        return [
+            part
             for at in range(0, rows, half)
+            for part in self._in_halves({name: values[at : at + half] for name, values in batch.items()}, half)
         ]
-        label = {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
-        return label, np.concatenate([lost for _, lost in parts])
 
     def answer(self, batch: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
         """Label columns (mesh_lib.labels.make_labels) of up to `size` crops, computed as a batch of that size."""
@@ -143,13 +149,11 @@ class Labeller:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=getattr(torch, self.method.precision))
 
-    def _blank(self) -> dict[str, np.ndarray]:
-        """Label columns of one row that has no label."""
-        names = [f for f in tables.PSEUDO_GT if f.name not in (*IDENTITY, "status", "flags")]
-        return {
-            f.name: np.zeros((1, f.type.list_size) if pa.types.is_fixed_size_list(f.type) else 1, np.float32)
-            for f in names
-        }
+
+def no_labels() -> dict[str, np.ndarray]:
+    """Label columns of no row."""
+    fields = [f for f in tables.PSEUDO_GT if f.name not in (*IDENTITY, "status", "flags")]
+    return {f.name: np.zeros((0, f.type.list_size) if pa.types.is_fixed_size_list(f.type) else 0) for f in fields}
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -16,6 +17,9 @@ COLUMNS = (
     "sample_key", "image", "image_uri", "crop_to_image", "image_size", "bbox_xywh_px", "keypoints_2d_px",
     "keypoints_3d_m", "smpl_global_orient", "smpl_body_pose", "smpl_betas", "smpl_transl_m", "smpl_valid", "camera",
 )  # fmt: skip
+
+LOOKS = 16
+"""Footers that are read at the same time: in object storage each is a round trip or two."""
 
 
 @dataclass(frozen=True)
@@ -50,27 +54,44 @@ def open_source(path: str) -> Source:
             f"the samples at {path} are incomplete: their run of {run.get('job')} is {run.get('status')}\n"
             f"  fix: run jobs/{run.get('job')}.py with the same settings again; it takes up its folder"
         )
-    system, _ = storage.resolve(path)
     groups, joint_set, bodies, has_3d = [], None, set(), False
-    for file in storage.parquet_files(path):
-        try:
-            info = storage.patiently(path, lambda file=file: pq.ParquetFile(system.open_input_file(file)))
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{file} is not a Parquet file: {error}") from None
-        found = tables.joint_set_of(info.schema_arrow, where=file)
-        if absent := {*COLUMNS, "sample_id"} - {*info.schema_arrow.names}:
-            raise ValueError(f"{file} lacks columns of the samples table: {', '.join(sorted(absent))}")
-        if joint_set is not None and found != joint_set:
-            raise ValueError(f"{path} mixes joint sets: {joint_set.name} and, in {file}, {found.name}")
-        joint_set = found
-        bodies |= tables.bodies_of(info.schema_arrow)
-        meta = info.metadata
-        rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
-        groups += [(file, i, count) for i, count in enumerate(rows) if count]
-        has_3d = has_3d or any(_may_hold_3d(meta.row_group(i)) for i in range(meta.num_row_groups))
+    files = storage.parquet_files(path)
+    with ThreadPoolExecutor(LOOKS) as pool:
+        for file, found in zip(files, pool.map(lambda file: _look(path, file), files), strict=True):
+            if joint_set is not None and found.joint_set != joint_set:
+                raise ValueError(f"{path} mixes joint sets: {joint_set.name} and, in {file}, {found.joint_set.name}")
+            joint_set = found.joint_set
+            bodies |= found.bodies
+            groups += [(file, i, count) for i, count in enumerate(found.rows) if count]
+            has_3d = has_3d or found.has_3d
     if joint_set is None or not groups:
-        raise ValueError(f"no samples at {path}: its {len(storage.parquet_files(path))} files hold no row")
+        raise ValueError(f"no samples at {path}: its {len(files)} files hold no row")
     return Source(path, joint_set, tuple(groups), frozenset(bodies), has_3d)
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a shard's footer says."""
+
+    joint_set: JointSet
+    bodies: set[str]
+    rows: list[int]
+    """Of each row group."""
+    has_3d: bool
+
+
+def _look(path: str, file: str) -> _File:
+    system, _ = storage.resolve(path)
+    try:
+        info = storage.patiently(path, lambda: pq.ParquetFile(system.open_input_file(file)))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file} is not a Parquet file: {error}") from None
+    joint_set = tables.joint_set_of(info.schema_arrow, where=file)
+    if absent := {*COLUMNS, "sample_id"} - {*info.schema_arrow.names}:
+        raise ValueError(f"{file} lacks columns of the samples table: {', '.join(sorted(absent))}")
+    groups = [info.metadata.row_group(i) for i in range(info.metadata.num_row_groups)]
+    rows = [group.num_rows for group in groups]
+    return _File(joint_set, tables.bodies_of(info.schema_arrow), rows, any(map(_may_hold_3d, groups)))
 
 
 def _may_hold_3d(group: pq.RowGroupMetaData) -> bool:

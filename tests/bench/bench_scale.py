@@ -1,0 +1,178 @@
+"""Annotate over millions of rows: a network that computes nothing, everything around it the real code.
+
+python -m tests.bench.bench_scale [MILLIONS ...]
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+import pyarrow as pa
+import torch
+
+from mesh_lib import tables
+from mesh_lib.body.joints import BODY33
+from mesh_lib.nets.pose2pose import Pose2PoseConfig
+from pipelines import annotate, runs, storage
+from pipelines.bodies import cached_body, put_body
+from pipelines.cluster import connect
+from pipelines.labeller import Labeller, Method, no_labels
+from pipelines.sources import open_source
+from tests.bench.bench_stream import show
+
+SIDE, SHARD, GROUP, BATCH = 32, 100_000, 5_000, 1024
+STAGE = annotate.AnnotateStage(batch_size=BATCH, readers=2, threads=1)
+
+
+def main(*millions: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        make_annotator(f"{folder}/f")
+        found = []
+        for count in [float(m) for m in millions] or [1.0, 3.0, 10.0]:
+            rows = int(count * 1e6)
+            make_samples(Path(folder) / f"samples-{rows}", rows)
+            command = [sys.executable, "-m", "tests.bench.bench_scale", "--one", folder, str(rows)]
+            told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            sys.stderr.write(told)
+            found.append(json.loads(told.splitlines()[-1]))
+        header = [
+            "rows", "seconds", "rows/s", "peak RSS of the driver", "of the largest worker",
+            "resumed: seconds to the first new label", "objects: shards, labels, commits",
+        ]  # fmt: skip
+        show("Annotate with a network that computes nothing", (header, [_told(one) for one in found]))
+
+
+def _told(one: dict[str, Any]) -> list[str]:
+    return [
+        f"{one['rows']:,}",
+        f"{one['seconds']:.0f}",
+        f"{one['rows'] / one['seconds']:.0f}",
+        f"{one['driver_gb']:.2f} GB",
+        f"{one['worker_gb']:.2f} GB",
+        f"{one['resume_s']:.1f}",
+        f"{one['shards']}, {one['files']}, {one['commits']}",
+    ]
+
+
+class NullLabeller(Labeller):
+    """Answers at once, the same for all."""
+
+    def __init__(self, annotator: str, method: Method, threads: int) -> None:
+        self.asked = Path(annotator) / "asked"
+        super().__init__(annotator, method, threads)
+        torch.set_num_threads(1)
+
+    def answer(self, batch: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+        if not self.asked.exists():
+            self.asked.write_text(str(time.time()))
+        rows = len(batch["crop"])
+        return {name: np.ones((rows, *values.shape[1:]), np.float32) for name, values in no_labels().items()}
+
+
+def one(folder: str, rows: int) -> dict[str, Any]:
+    """A run to the end; then one commit is taken back and the same command goes on."""
+    connect()
+    annotate.Labeller = NullLabeller
+    samples, f, out = f"{folder}/samples-{rows}", f"{folder}/f", f"{folder}/labels-{rows}"
+    run = runs.open_run(out, job="annotate", settings={"annotator_sha256": ""})
+    with Memory() as memory:
+        started = time.time()
+        counts = annotate.annotate(run, samples=samples, annotator=f, stage=STAGE)
+        seconds = time.time() - started
+    assert counts == {"ok": rows}
+    commits = storage.list_hidden(run.path(annotate.CHECKPOINT), ".parquet")
+    found = {
+        "rows": rows, "seconds": seconds, "driver_gb": memory.driver_gb, "worker_gb": memory.worker_gb,
+        "shards": len(storage.parquet_files(samples)), "commits": len(commits),
+        "files": len(storage.list_files(run.path(annotate.LABELS), ".parquet")),
+    }  # fmt: skip
+    Path(commits[0]).unlink()
+    (Path(f) / "asked").unlink()
+    started = time.time()
+    again = annotate.annotate(run, samples=samples, annotator=f, stage=STAGE)
+    assert again == {"ok": rows}
+    return found | {"resume_s": float((Path(f) / "asked").read_text()) - started, "resumed_s": time.time() - started}
+
+
+class Memory:
+    """Peak resident memory, without the shared object store, of this process and of the largest that it started."""
+
+    def __init__(self) -> None:
+        self.driver_gb = self.worker_gb = 0.0
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while not self.done.wait(2):
+            self.driver_gb = max(self.driver_gb, _own_gb(me))
+            self.worker_gb = max(self.worker_gb, *map(_own_gb, me.children(recursive=True)))
+
+    def __enter__(self) -> Memory:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.thread.join()
+
+
+def _own_gb(process: psutil.Process) -> float:
+    try:
+        info = process.memory_info()
+    except psutil.Error:
+        return 0.0
+    return (info.rss - getattr(info, "shared", 0)) / 1e9
+
+
+def make_annotator(folder: str) -> None:
+    from mesh_lib.nets.annotator import Annotator
+    from mesh_lib.nets.vposer import VPoserV2
+    from pipelines import annotators
+
+    run = runs.open_run(folder, job="train_annotator", settings={})
+    put_body(cached_body("low"), run.folder)
+    config = Pose2PoseConfig(backbone=18, input_width=SIDE, input_height=SIDE)
+    f = Annotator(config, body=annotators.load_body_of(run.folder), vposer=VPoserV2())
+    annotators.save_annotator(f, run.folder)
+    run.finish()
+
+
+def make_samples(folder: Path, rows: int) -> None:
+    """Tiny pictures, all alike but for their names; each has keypoints and a box."""
+    picture = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))[1].tobytes()
+    row = {
+        "image": picture, "image_size": np.array([16, 16]), "crop_to_image": np.array([[1.0, 0, 0], [0, 1, 0]]),
+        "bbox_xywh_px": np.array([2.0, 2, 12, 12]), "keypoints_2d_px": np.full((len(BODY33), 3), 8.0),
+    }  # fmt: skip
+    alike = tables.samples_table([{**row, "sample_id": "-"}] * min(SHARD, rows), BODY33)
+    for shard, start in enumerate(range(0, rows, SHARD)):
+        ids = [f"null/all/{n}/0" for n in range(start, min(rows, start + SHARD))]
+        table = alike.slice(0, len(ids))
+        for name, values in (("sample_id", ids), ("sample_key", [tables.sample_key(one) for one in ids])):
+            at = table.schema.get_field_index(name)
+            table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
+        pa.parquet.write_table(table, storage_file(folder, shard), row_group_size=GROUP)  # type: ignore[attr-defined]
+    assert open_source(str(folder)).rows == rows
+
+
+def storage_file(folder: Path, shard: int) -> str:
+    folder.mkdir(exist_ok=True)
+    return str(folder / f"{shard:05d}.parquet")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        sys.stdout.write(json.dumps(one(sys.argv[2], int(sys.argv[3]))) + "\n")
+    else:
+        main(*sys.argv[1:])

@@ -1,0 +1,189 @@
+"""Annotate goes on: with what was done, the method that was found, on any layout; never with something else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.annotate import Job, identity, main
+from pipelines import annotate, runs, storage
+from pipelines.annotate import AnnotateStage
+from pipelines.verify import verify
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parents[2]
+STAGE = AnnotateStage(batch_size="auto", precision="auto", flip_test=True, threads=1, block_mb=0.05, file_mb=0.01)
+
+
+def rows_of(labels: Path) -> pa.Table:
+    return ds.dataset(labels / "pseudo_gt", partitioning="hive").to_table().sort_by("sample_key")
+
+
+def files_of(labels: Path) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in (labels / "pseudo_gt").rglob("*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def job(tiny_world: Path, tiny_annotator: Path) -> Job:
+    return Job(samples=str(tiny_world / "street"), annotator=str(tiny_annotator), out="-", stage=STAGE)
+
+
+@pytest.fixture(scope="module")
+def all_but_finished(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a driver leaves that is killed after the last label and before it says so."""
+    out = tmp_path_factory.mktemp("resume") / "labels"
+    run = runs.open_run(str(out), **identity(job), resume=True)
+    assert job.samples
+    annotate.annotate(run, samples=job.samples, annotator=job.annotator, stage=job.stage)
+    (out / "_SUCCESS.json").unlink()
+    return out
+
+
+@pytest.fixture
+def killed(all_but_finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(all_but_finished, tmp_path / "labels"))
+
+
+def test_killed_before_it_said_so_it_says_so(job: Job, killed: Path) -> None:
+    before, method = files_of(killed), (killed / "method.json").read_bytes()
+    main(dataclasses.replace(job, out=str(killed)))
+    assert files_of(killed) == before and (killed / "method.json").read_bytes() == method
+    assert verify(str(killed)).good and not (killed / "_checkpoint").exists()
+
+
+def test_success_says_what_there_is(job: Job, killed: Path, tiny_annotator: Path) -> None:
+    main(dataclasses.replace(job, out=str(killed)))
+    said = json.loads((killed / "_SUCCESS.json").read_text())
+    assert (said["rows_in"], said["ok"], said["quarantined"]) == (24, 24, {})
+    listed = {one["path"]: (one["rows"], one["bytes"]) for one in said["files"]}
+    assert listed == {
+        str(p.relative_to(killed / "pseudo_gt")): (pq.read_metadata(p).num_rows, p.stat().st_size)
+        for p in (killed / "pseudo_gt").rglob("*.parquet")
+    }
+    assert said["bytes"] == sum(size for _, size in listed.values()) and said["seconds"] > 0
+    record = runs.load_run(killed, job="annotate")
+    assert said["settings"] == record["settings"] and said["settings"]["stage"]["flip_test"] is True
+    assert said["lineage"]["annotator_run_id"] == runs.load_run(tiny_annotator, job="train_annotator")["run_id"]
+    method = json.loads((killed / "method.json").read_text())
+    assert said["lineage"]["method"] == str(method["method"]) and method["tried"]
+
+
+def test_what_was_not_committed_is_done_again_and_nothing_else(job: Job, all_but_finished: Path, killed: Path) -> None:
+    """Killed between writing labels and committing them, twice: a pending record, and a file without a record."""
+    records = sorted((killed / "_checkpoint").glob("*.parquet"))
+    assert len(records) > 3
+    records[0].rename(records[0].with_name(records[0].name.replace(".parquet", ".pending.parquet")))
+    records[1].unlink()
+    kept = {name: when for name, when in files_of(killed).items() if not name.startswith(
+        tuple(one.name.removesuffix(".parquet") for one in records[:2]))}  # fmt: skip
+    assert len(kept) == len(records) - 2
+    main(dataclasses.replace(job, out=str(killed)))
+    assert kept.items() < files_of(killed).items()
+    assert verify(str(killed)).good
+    found, expected = rows_of(killed), rows_of(all_but_finished)
+    for name in expected.column_names:
+        assert found[name].to_pylist() == expected[name].to_pylist(), name
+
+
+def test_something_else_is_refused_with_what_differs(
+    job: Job, killed: Path, tiny_world: Path, tiny_annotator: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(tiny_annotator, tmp_path / "f"))
+    (weights,) = (p for p in other.rglob("*.safetensors") if "checkpoint" not in str(p.relative_to(other).parent))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    before = files_of(killed)
+    for wrong, said in (
+        ({"stage": dataclasses.replace(STAGE, flip_test=False)}, "flip_test: there True, now False"),
+        ({"annotator": str(other)}, "annotator_sha256: there"),
+        ({"samples": str(tiny_world / "studio")}, "samples: there"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            main(dataclasses.replace(job, out=str(killed), **wrong))
+        assert files_of(killed) == before and not (killed / "_driver.json").exists()
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"actors": 2, "readers": 1},
+        {"actors": 4, "readers": 2, "block_mb": 0.05, "file_mb": 0.01},
+    ],
+)
+def test_labels_are_the_same_bits_whatever_the_layout(
+    layout: dict[str, float], tiny_world: Path, tiny_annotator: Path, tiny_labels: Path, tmp_path: Path
+) -> None:
+    stage = AnnotateStage(batch_size=10, **layout)  # type: ignore[arg-type]
+    out = tmp_path / "labels"
+    main(Job(samples=str(tiny_world / "street"), annotator=str(tiny_annotator), out=str(out), stage=stage))
+    one, other = rows_of(tiny_labels), rows_of(out)
+    for name in one.column_names:
+        assert one[name].to_pylist() == other[name].to_pylist(), name
+
+
+def test_another_batch_size_moves_labels_by_less_than_a_hundredth_of_a_millimetre(
+    tiny_world: Path, tiny_annotator: Path, tiny_labels: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "labels"
+    stage = AnnotateStage(batch_size=3)
+    main(Job(samples=str(tiny_world / "street"), annotator=str(tiny_annotator), out=str(out), stage=stage))
+    one, other = rows_of(tiny_labels), rows_of(out)
+    for a, b in zip(one["joints_3d_m"].to_pylist(), other["joints_3d_m"].to_pylist(), strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+    assert one["status"].to_pylist() == other["status"].to_pylist()
+
+
+TOO_SMALL = """
+import dataclasses, pickle, sys
+from jobs.annotate import main
+job, outs = pickle.load(sys.stdin.buffer)
+for out in outs:
+    try:
+        main(dataclasses.replace(job, out=out))
+        print("ended well")
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_no_cluster_is_too_small_to_end(job: Job, killed: Path, tmp_path: Path) -> None:
+    """With 1 and 2 logical CPUs a plan that would wait for ever is refused; with 4 it ends. Fresh and resumed."""
+    import pickle
+
+    from ray.cluster_utils import Cluster
+
+    records = sorted((killed / "_checkpoint").glob("*.parquet"))
+    records[0].unlink()
+    node = {"object_store_memory": 150_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **node})
+
+    def told() -> str:
+        run = subprocess.run(
+            [sys.executable, "-c", TOO_SMALL], cwd=ROOT, capture_output=True, timeout=240, check=True,
+            input=pickle.dumps((job, [str(tmp_path / "fresh"), str(killed)])),
+            env={**os.environ, "RAY_ADDRESS": str(cluster.address)},
+        )  # fmt: skip
+        return run.stdout.decode()
+
+    try:
+        for have, more in ((1, 1), (2, 2)):
+            said = told()
+            assert said.count(f"it needs 3.25 CPUs, it has {have}") == 2 and "fix: start Ray with more" in said
+            assert not (tmp_path / "fresh").exists() and not (killed / "_SUCCESS.json").exists()
+            cluster.add_node(wait=True, num_cpus=more, **node)
+        assert told().splitlines().count("ended well") == 2
+    finally:
+        cluster.shutdown()
+    assert verify(str(killed)).good and verify(str(tmp_path / "fresh")).good
+    assert storage.exists(str(killed / "_SUCCESS.json"))
