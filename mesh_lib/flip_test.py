@@ -35,7 +35,12 @@ def flip_average(annotator: Annotator, image: Float[Tensor, "batch 3 height widt
 
     The averaged pose has no latent code of its own: `z` is VPoser's encoding of it.
     """
-    plain, mirrored = annotator(image), unflip(annotator, annotator(image.flip(-1)))
+    plain, mirrored = annotator(image), annotator(image.flip(-1))
+    with torch.autocast(image.device.type, enabled=False):  # which is for the network alone
+        return _average(annotator, plain, unflip(annotator, mirrored))
+
+
+def _average(annotator: Annotator, plain: Annotation, mirrored: Annotation) -> FlipTested:
     rotmats = mean_rotation(torch.stack([plain.rotmats, mirrored.rotmats]))
     transl_m = (plain.transl_m + mirrored.transl_m) / 2
     z = plain.z

@@ -7,6 +7,7 @@ committed, and reads past the samples of those that were. What is done is counte
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections import Counter
@@ -153,15 +154,23 @@ def _label(
     labels.context.checkpoint_config = _checkpointing(run)
     metadata = (tables.PSEUDO_GT.metadata or {}) | {name.encode(): value.encode() for name, value in lines.items()}
     file_mb = stage.file_mb if stage.file_mb is not None else (128.0 if gpus else 8.0)
-    labels.write_parquet(
-        folder,
-        filesystem=target,
-        partition_cols=["status"],
-        schema=tables.PSEUDO_GT.with_metadata(metadata),
-        min_bytes_per_file=int(file_mb * MIB),
-        ray_remote_args={"num_cpus": WRITE_CPUS},
-        write_page_checksum=True,
-    )
+    try:
+        labels.write_parquet(
+            folder,
+            filesystem=target,
+            partition_cols=["status"],
+            schema=tables.PSEUDO_GT.with_metadata(metadata),
+            min_bytes_per_file=int(file_mb * MIB),
+            ray_remote_args={"num_cpus": WRITE_CPUS},
+            write_page_checksum=True,
+        )
+    except OSError as error:
+        if f"[errno {errno.ENOSPC}]" in str(error).lower():
+            raise ValueError(
+                f"no space is left on the disk of {run.folder}: No space left on device\n"
+                "  fix: make room and run the same command again; what is written already stays"
+            ) from None
+        raise
 
 
 def _checkpointing(run: runs.Run) -> CheckpointConfig:
@@ -230,7 +239,7 @@ def lineage(run: runs.Run, *, annotator: str, samples: str, method: Method) -> d
     return {
         "run_id": run.run_id,
         "annotator_run_id": record["run_id"],
-        "annotator_sha256": standing["settings"]["annotator_sha256"],
+        "annotator_sha256": annotators.weights_sha256(annotator),
         "annotator": annotator,
         "samples": samples,
         "samples_fingerprint": runs.fingerprint(samples),

@@ -73,6 +73,9 @@ def connect() -> None:
     warnings.filterwarnings("ignore", message="The (minimum|maximum) number of concurrent")
     for name in ("ray", "ray.data", "ray.train"):  # below errors they speak of progress bars and tokens
         logging.getLogger(name).setLevel(logging.ERROR)
+    # What goes wrong in a task is raised; these would tell it before, with its traceback.
+    for name in ("ray.data._internal.execution.streaming_executor_state", "ray.data.exceptions"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def is_own_cluster() -> bool:

@@ -53,7 +53,7 @@ def prepare(
         "crop": np.zeros((rows, height, width, 3), np.uint8),
         "box": np.ones((rows, 4)),
         "bbox": np.nan_to_num(tables.numpy_column(table, "bbox_xywh_px", missing=0.0)),
-        "image_size": tables.numpy_column(table, "image_size", missing=0),
+        "image_size": tables.numpy_column(table, "image_size", missing=0.0),
         "keypoints": BODY33.take_from(np.nan_to_num(keypoints), joint_set).astype(np.float32),
     }
     for i in np.flatnonzero(out["status"] == tables.OK):

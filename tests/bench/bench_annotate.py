@@ -143,7 +143,7 @@ def _labels(network: Annotator, batch: dict[str, Any]) -> pa.Table:
 
 
 def ours(f: str, samples: str, out: Path) -> None:
-    run = open_run(str(out), job="annotate", settings={"annotator_sha256": ""})
+    run = open_run(str(out), job="annotate", settings={})
     stage = AnnotateStage(batch_size=BATCH, threads=THREADS)
     annotate(run, samples=samples, annotator=f, stage=stage)
     run.finish()

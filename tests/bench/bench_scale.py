@@ -84,7 +84,7 @@ def one(folder: str, rows: int) -> dict[str, Any]:
     connect()
     annotate.Labeller = NullLabeller
     samples, f, out = f"{folder}/samples-{rows}", f"{folder}/f", f"{folder}/labels-{rows}"
-    run = runs.open_run(out, job="annotate", settings={"annotator_sha256": ""})
+    run = runs.open_run(out, job="annotate", settings={})
     with Memory() as memory:
         started = time.time()
         counts = annotate.annotate(run, samples=samples, annotator=f, stage=STAGE)

@@ -55,11 +55,12 @@ def main() -> None:
     connect()
     with tempfile.TemporaryDirectory() as folder:
         samples = make_samples(f"{folder}/world", 2048)
-        many, more = (copies(samples, Path(folder) / f"{count}", count) for count in (10, 20))
-        tars = 20 * write_tars(samples, Path(folder) / "tars")
+        many, more = (copies(samples, Path(folder) / f"{count}", count) for count in (10, 40))
+        tars = 40 * write_tars(samples, Path(folder) / "tars")
         contenders: dict[str, Callable[[], Iterable[Any]]] = {
             "annomesh's stream": lambda: our_batches(more),
-            "torch DataLoader, same shards": lambda: DataLoader(Shards(more), batch_size=BATCH, num_workers=WORKERS),
+            "torch DataLoader, same shards, our cutting code": lambda: loader(Shards(more)),
+            "torch DataLoader, same shards, OpenCV as one writes it": lambda: loader(PlainShards(more)),
             "WebDataset, tars of the same pictures": lambda: tar_batches(tars),
         }
         show(f"From files to ready batches of {BATCH}, two cores", race(contenders))
@@ -85,6 +86,10 @@ def our_batches(samples: str) -> Iterator[Any]:
     return batches(feed, config=CONFIG, input_size=INPUT, steps=range(source.rows // BATCH), device=CPU)
 
 
+def loader(shards: Shards) -> Iterable[Any]:
+    return DataLoader(shards, batch_size=BATCH, num_workers=WORKERS)
+
+
 class Shards(IterableDataset):
     """The same shards as an ordinary PyTorch dataset: a worker takes every n-th row group, its rows shuffled."""
 
@@ -102,12 +107,30 @@ class Shards(IterableDataset):
             cutter = Cutter(table)
             drawn = crop.draw_augmentations(rng, len(table))
             for row, augmentation in zip(rng.permutation(len(table)), drawn, strict=True):
-                pixels = np.empty((*INPUT[::-1], 3), np.uint8)
-                affine, _ = cutter.cut(int(row), out=pixels, augmentation=augmentation)
+                pixels, affine = self.cut(cutter, int(row), augmentation)
                 yield {name: values[row] for name, values in truth.items()} | {
                     "image": pixels, "affine": affine, "flip": augmentation.flip,
                     "rotation_rad": augmentation.rotation_rad,
                 }  # fmt: skip
+
+    def cut(self, cutter: Cutter, row: int, augmentation: crop.Augmentation) -> tuple[np.ndarray, np.ndarray]:
+        pixels = np.empty((*INPUT[::-1], 3), np.uint8)
+        affine, _ = cutter.cut(row, out=pixels, augmentation=augmentation)
+        return pixels, affine
+
+
+class PlainShards(Shards):
+    """The same values by the usual calls: decode, swap channels, warp, scale colours and clip."""
+
+    def cut(self, cutter: Cutter, row: int, augmentation: crop.Augmentation) -> tuple[np.ndarray, np.ndarray]:
+        width, height = cutter.image_size[row].tolist()
+        box = crop.network_box(cutter.bbox[row], image_size=(width, height), aspect=INPUT[0] / INPUT[1])
+        affine = crop.crop_affine(box, input_size=INPUT, image_width=width, augmentation=augmentation)
+        data = np.frombuffer(cutter.image[row].as_py(), np.uint8)
+        picture = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        placed = crop.compose_affine(affine, cutter.crop_to_image[row])
+        pixels = cv2.warpAffine(picture, placed, INPUT, flags=cv2.INTER_LINEAR)
+        return np.clip(pixels * np.array(augmentation.colour, np.float32), 0, 255).astype(np.uint8), affine
 
 
 def write_tars(samples: str, folder: Path) -> list[str]:
@@ -156,7 +179,7 @@ def cut_tarred(sample: dict[str, Any]) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def race(contenders: dict[str, Callable[[], Iterable[Any]]], rounds: int = 5) -> tuple[list[str], list[list[str]]]:
+def race(contenders: dict[str, Callable[[], Iterable[Any]]], rounds: int = 3) -> tuple[list[str], list[list[str]]]:
     """Rounds in turns, so that a noisy minute meets everybody. Whole: from the call to the last batch. Running: the
     middle half of the batches, which is what a training of hours sees."""
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}

@@ -74,3 +74,14 @@ def test_an_average_lies_between_and_its_disagreement_is_the_distance(annotator:
     identity = tested.answer.rotmats @ tested.answer.rotmats.transpose(-1, -2)
     torch.testing.assert_close(identity, torch.eye(3).expand_as(identity), atol=1e-5, rtol=0)
     assert tested.answer.z.shape == (4, 32)
+
+
+@torch.no_grad()
+def test_half_precision_is_for_the_network_alone(annotator: Annotator) -> None:
+    image = torch.rand(4, 3, SIZE[1], SIZE[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        tested = flip_average(annotator, image)
+    answer = tested.answer
+    assert {v.dtype for v in (answer.rotmats, answer.joints_m, answer.z, tested.disagreement_mm)} == {torch.float32}
+    again = annotator.keypoints(rotmats=answer.rotmats, betas=answer.betas) + answer.transl_m[:, None]
+    torch.testing.assert_close(answer.joints_m, again)

@@ -22,7 +22,7 @@ from pipelines.verify import verify
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
-STAGE = AnnotateStage(batch_size="auto", precision="auto", flip_test=True, threads=1, block_mb=0.05, file_mb=0.01)
+STAGE = AnnotateStage(batch_size=8, precision="auto", flip_test=True, threads=1, block_mb=0.05, file_mb=0.01)
 
 
 def rows_of(labels: Path) -> pa.Table:
@@ -58,7 +58,7 @@ def test_killed_before_it_said_so_it_says_so(job: Job, killed: Path) -> None:
     before, method = files_of(killed), (killed / "method.json").read_bytes()
     main(dataclasses.replace(job, out=str(killed)))
     assert files_of(killed) == before and (killed / "method.json").read_bytes() == method
-    assert verify(str(killed)).good and not (killed / "_checkpoint").exists()
+    assert verify(str(killed)).good and not list((killed / "_checkpoint").glob("*"))
 
 
 def test_success_says_what_there_is(job: Job, killed: Path, tiny_annotator: Path) -> None:
@@ -81,7 +81,7 @@ def test_success_says_what_there_is(job: Job, killed: Path, tiny_annotator: Path
 def test_what_was_not_committed_is_done_again_and_nothing_else(job: Job, all_but_finished: Path, killed: Path) -> None:
     """Killed between writing labels and committing them, twice: a pending record, and a file without a record."""
     records = sorted((killed / "_checkpoint").glob("*.parquet"))
-    assert len(records) > 3
+    assert len(records) == 3
     records[0].rename(records[0].with_name(records[0].name.replace(".parquet", ".pending.parquet")))
     records[1].unlink()
     kept = {name: when for name, when in files_of(killed).items() if not name.startswith(
@@ -99,7 +99,7 @@ def test_something_else_is_refused_with_what_differs(
     job: Job, killed: Path, tiny_world: Path, tiny_annotator: Path, tmp_path: Path
 ) -> None:
     other = Path(shutil.copytree(tiny_annotator, tmp_path / "f"))
-    (weights,) = (p for p in other.rglob("*.safetensors") if "checkpoint" not in str(p.relative_to(other).parent))
+    weights = other / "annotator.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
@@ -132,7 +132,7 @@ def test_labels_are_the_same_bits_whatever_the_layout(
         assert one[name].to_pylist() == other[name].to_pylist(), name
 
 
-def test_another_batch_size_moves_labels_by_less_than_a_hundredth_of_a_millimetre(
+def test_another_batch_size_moves_labels_in_their_last_bits_alone(
     tiny_world: Path, tiny_annotator: Path, tiny_labels: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "labels"
@@ -140,7 +140,7 @@ def test_another_batch_size_moves_labels_by_less_than_a_hundredth_of_a_millimetr
     main(Job(samples=str(tiny_world / "street"), annotator=str(tiny_annotator), out=str(out), stage=stage))
     one, other = rows_of(tiny_labels), rows_of(out)
     for a, b in zip(one["joints_3d_m"].to_pylist(), other["joints_3d_m"].to_pylist(), strict=True):
-        assert a == pytest.approx(b, abs=1e-5)
+        assert a == pytest.approx(b, abs=1e-5, rel=1e-6)
     assert one["status"].to_pylist() == other["status"].to_pylist()
 
 
