@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 GPU ?=
 CONSTRAINTS := -c $(VENV)/constraints.txt
 
-.PHONY: demo evening test lint bench install clean
+.PHONY: demo evening test faults lint bench install clean
 
 demo: $(VENV)/installed
 	$(PY) jobs/demo.py $(ARGS)
@@ -16,6 +16,11 @@ evening: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(PY) -m pytest $(ARGS)
+
+# What annotate survives: kills at SEEDS random moments each, a bad day in S3, a full disk.
+SEEDS ?= 5
+faults: $(VENV)/installed-test
+	ANNOMESH_FAULT_SEEDS=$(SEEDS) $(PY) -m pytest -m faults $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(PY) -m ruff check .

@@ -71,8 +71,8 @@ def verify(out: str, *, samples: str | None = None) -> Audit:
         audit.fault("incomplete", f"the run is {record.get('status')}; run the same command again")
     folder = storage.join(out, LABELS)
     listed = storage.list_files(folder, ".parquet") if storage.exists(folder) else []
-    _check_success(audit, out, listed, run=record)
-    keys = [_read_file(audit, folder, path, size, run_id=record["run_id"]) for path, size in listed]
+    lineage = _check_success(audit, out, listed, run=record)
+    keys = [_read_file(audit, folder, path, size, lineage=lineage) for path, size in listed]
     made = np.sort(np.concatenate([np.empty(0, np.int64), *keys]))
     if twice := int((made[1:] == made[:-1]).sum()):
         audit.fault("duplicate", f"sample_key {made[1:][made[1:] == made[:-1]][0]}", twice)
@@ -80,11 +80,12 @@ def verify(out: str, *, samples: str | None = None) -> Audit:
     return audit
 
 
-def _check_success(audit: Audit, out: str, listed: list[tuple[str, int]], *, run: dict[str, Any]) -> None:
+def _check_success(audit: Audit, out: str, listed: list[tuple[str, int]], *, run: dict[str, Any]) -> dict[str, str]:
+    """Hold the listed files against what was promised; the lineage that each of them must have."""
     path = storage.join(out, SUCCESS)
     if not storage.exists(path):
         audit.fault("incomplete", f"no {SUCCESS}")
-        return
+        return {"run_id": run["run_id"]}
     promised = storage.read_json(path)
     _, root = storage.resolve(storage.join(out, LABELS))
     there = {path.removeprefix(root).lstrip("/"): size for path, size in listed}
@@ -98,9 +99,10 @@ def _check_success(audit: Audit, out: str, listed: list[tuple[str, int]], *, run
             audit.fault("file_size", f"{name} has {there[name]} bytes, not {named[name]}")
     if promised["lineage"]["run_id"] != run["run_id"]:
         audit.fault("lineage", f"{SUCCESS} is of run {promised['lineage']['run_id']}, run.json of {run['run_id']}")
+    return promised["lineage"]
 
 
-def _read_file(audit: Audit, folder: str, path: str, size: int, *, run_id: str) -> np.ndarray:
+def _read_file(audit: Audit, folder: str, path: str, size: int, *, lineage: dict[str, str]) -> np.ndarray:
     """Look at every row of a file; its keys."""
     system, _ = storage.resolve(folder)
     status = status_of(path)
@@ -112,7 +114,7 @@ def _read_file(audit: Audit, folder: str, path: str, size: int, *, run_id: str) 
         file = storage.patiently(
             folder, lambda: pq.ParquetFile(system.open_input_file(path), page_checksum_verification=True)
         )
-        _check_schema(audit, path, file.schema_arrow, run_id=run_id)
+        _check_schema(audit, path, file.schema_arrow, lineage=lineage)
         for group in range(file.num_row_groups):
             table = storage.patiently(folder, lambda group=group: file.read_row_group(group))
             keys.append(table.column("sample_key").to_numpy().astype(np.int64))
@@ -124,7 +126,7 @@ def _read_file(audit: Audit, folder: str, path: str, size: int, *, run_id: str) 
     return np.concatenate(keys)
 
 
-def _check_schema(audit: Audit, path: str, schema: pa.Schema, *, run_id: str) -> None:
+def _check_schema(audit: Audit, path: str, schema: pa.Schema, *, lineage: dict[str, str]) -> None:
     wanted = {f.name: f.type for f in tables.PSEUDO_GT if f.name != "status"}  # which is the folder's name
     found = {f.name: f.type for f in schema if f.name != "status"}
     for name in sorted(wanted.keys() | found.keys()):
@@ -133,8 +135,9 @@ def _check_schema(audit: Audit, path: str, schema: pa.Schema, *, run_id: str) ->
     metadata = {k.decode(): v.decode("utf-8", "replace") for k, v in (schema.metadata or {}).items()}
     if metadata.get("schema_version") != tables.SCHEMA_VERSION:
         audit.fault("schema", f"{path}: schema version {metadata.get('schema_version')}, not {tables.SCHEMA_VERSION}")
-    if metadata.get("run_id") != run_id:
-        audit.fault("lineage", f"{path}: of run {metadata.get('run_id')}, not {run_id}")
+    for name, value in lineage.items():
+        if metadata.get(name) != value:
+            audit.fault("lineage", f"{path}: {name} is {metadata.get(name)}, not {value}")
 
 
 def _check_rows(audit: Audit, path: str, table: pa.Table, *, labelled: bool) -> None:

@@ -28,6 +28,7 @@ from pipelines.bodies import cached_body, put_body
 from pipelines.cluster import connect
 from pipelines.labeller import Labeller, Method, no_labels
 from pipelines.sources import open_source
+from pipelines.verify import verify
 from tests.bench.bench_stream import show
 
 SIDE, SHARD, GROUP, BATCH = 32, 100_000, 5_000, 1024
@@ -47,7 +48,7 @@ def main(*millions: str) -> None:
             found.append(json.loads(told.splitlines()[-1]))
         header = [
             "rows", "seconds", "rows/s", "peak RSS of the driver", "of the largest worker",
-            "resumed: seconds to the first new label", "objects: shards, labels, commits",
+            "resumed: seconds to the first new label", "objects: shards, labels, commits", "verify: seconds, peak RSS",
         ]  # fmt: skip
         show("Annotate with a network that computes nothing", (header, [_told(one) for one in found]))
 
@@ -61,6 +62,7 @@ def _told(one: dict[str, Any]) -> list[str]:
         f"{one['worker_gb']:.2f} GB",
         f"{one['resume_s']:.1f}",
         f"{one['shards']}, {one['files']}, {one['commits']}",
+        f"{one['verify_s']:.0f}, {one['verify_gb']:.2f} GB",
     ]
 
 
@@ -76,7 +78,8 @@ class NullLabeller(Labeller):
         if not self.asked.exists():
             self.asked.write_text(str(time.time()))
         rows = len(batch["crop"])
-        return {name: np.ones((rows, *values.shape[1:]), np.float32) for name, values in no_labels().items()}
+        label = {name: np.ones((rows, *values.shape[1:]), np.float32) for name, values in no_labels().items()}
+        return label | {"camera_self_check_px": np.zeros(rows, np.float32)}
 
 
 def one(folder: str, rows: int) -> dict[str, Any]:
@@ -101,7 +104,16 @@ def one(folder: str, rows: int) -> dict[str, Any]:
     started = time.time()
     again = annotate.annotate(run, samples=samples, annotator=f, stage=STAGE)
     assert again == {"ok": rows}
-    return found | {"resume_s": float((Path(f) / "asked").read_text()) - started, "resumed_s": time.time() - started}
+    resume_s = float((Path(f) / "asked").read_text()) - started
+    run.finish(samples=samples)
+    started = time.time()
+    with Memory() as memory:
+        audit = verify(out)
+    assert audit.good and audit.rows == rows, audit.record()
+    return found | {
+        "resume_s": resume_s, "verify_s": time.time() - started, "verify_gb": memory.driver_gb,
+        "verify_worker_gb": memory.worker_gb,
+    }  # fmt: skip
 
 
 class Memory:

@@ -1,7 +1,7 @@
 """Annotate on a bad day: whatever is killed, filled or cut off, the same command ends in the same rows.
 
-Each run is the real command on a real cluster of several nodes. ANNOMESH_FAULT_SEEDS=5 (`make faults`) draws five
-random moments for each kill; the suite draws one.
+Each run is the real command on a real cluster of several nodes. `make faults` runs them, at ANNOMESH_FAULT_SEEDS random
+moments for each kill; `make test` leaves them out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipelines import storage
 from pipelines.verify import verify
 from tests.fault_proxy import FaultProxy
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
 ROOT = Path(__file__).parents[2]
 SEEDS = range(int(os.environ.get("ANNOMESH_FAULT_SEEDS", "1")))
 SHARDS, COPIES = 6, 4

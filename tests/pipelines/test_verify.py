@@ -58,7 +58,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "key": lambda f: rewrite(f, lambda t: with_values(t, "sample_key", 0, 7)),
     "schema": lambda f: rewrite(f, lambda t: t.drop_columns(["focal_px"])),
     "lineage": lambda f: rewrite(
-        f, lambda t: t.replace_schema_metadata({**(t.schema.metadata or {}), b"run_id": b"other"})
+        f, lambda t: t.replace_schema_metadata({**(t.schema.metadata or {}), b"annotator_sha256": b"other"})
     ),
     "incomplete": lambda f: (f / "_SUCCESS.json").unlink(),
     "status": lambda f: shutil.copytree(f / "pseudo_gt" / "status=ok", f / "pseudo_gt" / "status=fine"),
