@@ -23,6 +23,8 @@ IMPLAUSIBLE_SHAPE = 3.0
 IMPLAUSIBLE_POSE = 8.0
 """Norm of z; a standard normal in 32 dimensions has 5.7 ± 0.7."""
 FEW_KEYPOINTS = 6
+SELF_CHECK_PX = 0.5
+"""A label whose mesh is not seen where it says is none."""
 
 
 def make_labels(
@@ -83,9 +85,8 @@ def failures(label: Mapping[str, np.ndarray]) -> np.ndarray:
     finite = np.all([np.isfinite(label[name]).all(axis=1) for name in names], axis=0)
     depth = label["joints_3d_m"].reshape(-1, len(BODY33), 3)[..., 2]
     # Finiteness first: NaN compares False, so the depth check would let it through.
-    return np.where(~finite, "not_finite", np.where((depth <= 0).any(axis=1), "behind_camera", tables.OK)).astype(
-        object
-    )
+    found = [~finite, (depth <= 0).any(axis=1), ~(label["camera_self_check_px"] < SELF_CHECK_PX)]
+    return np.select(found, ["not_finite", "behind_camera", "camera_inconsistent"], tables.OK).astype(object)
 
 
 def flags(label: Mapping[str, np.ndarray], *, image_size: np.ndarray) -> list[list[str]]:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy
@@ -33,6 +34,8 @@ LABELS = "pseudo_gt"
 CHECKPOINT = "_checkpoint"
 SUCCESS = "_SUCCESS.json"
 METHOD = "method.json"
+PENDING = ".pending.parquet"
+"""How Ray Data ends the name of a record that is not committed yet."""
 MIB = 2**20
 ANNOTATOR_CPUS, WRITE_CPUS, FILTER_CPUS = 0.5, 0.25, 1.0
 """Unlike resources keep Ray from fusing the decoders into the annotator's own thread. Ray Data's filter of what is done
@@ -49,7 +52,7 @@ class AnnotateStage:
     actors: int = 1
     """Copies of the annotator that work at the same time."""
     gpus: float | None = None
-    """GPUs of each copy; a fraction lets several share one. By default 1 where the cluster has any, else 0."""
+    """GPUs of each copy, up to 1; a fraction lets several share one. By default 1 where the cluster has any, else 0."""
     batch_size: int | Literal["auto"] = 64
     """Crops an annotator takes at once; auto finds the fastest by a short probe."""
     precision: Wanted = "float32"
@@ -71,9 +74,10 @@ class AnnotateStage:
 
     def __post_init__(self) -> None:
         runs.require_positive(self, "actors", "threads", "readers", "block_mb")
-        for name in ("gpus", "file_mb"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise ValueError(f"{name} is at least 0; it is {value}")
+        if self.gpus is not None and not 0 <= self.gpus <= 1:
+            raise ValueError(f"gpus is from 0 to 1, for each annotator works on one; it is {self.gpus}")
+        if self.file_mb is not None and self.file_mb < 0:
+            raise ValueError(f"file_mb is at least 0; it is {self.file_mb}")
         if self.batch_size != "auto":
             runs.require_positive(self, "batch_size")
 
@@ -124,11 +128,14 @@ def annotate(run: runs.Run, *, samples: str, annotator: str, stage: AnnotateStag
     done = _sweep(run)
     if done:
         log.info("%d of %d samples are done already", done, source.rows)
-    if done != source.rows:
-        _label(run, source=source, annotator=annotator, stage=stage, method=method, lines=lines)
-    _sweep(run)
-    counts = _succeed(run, source=source, lines=lines, seconds=time.time() - started)
-    return counts
+    for _ in range(2):  # the second time only where something was done twice
+        if done != source.rows:
+            _label(run, source=source, annotator=annotator, stage=stage, method=method, lines=lines)
+        if (done := _sweep(run)) <= source.rows:
+            break
+        _undo_doubles(run)
+        done = _sweep(run)
+    return _succeed(run, source=source, lines=lines, seconds=time.time() - started)
 
 
 def _label(
@@ -137,20 +144,23 @@ def _label(
     config = annotators.load_config(annotator)
     target, folder = storage.resolve(run.path(LABELS))
     gpus = _gpus(stage)
+    batch_bytes = method.batch_size * 3 * config.input_size[0] * config.input_size[1]
+    batches = max(1, int(stage.block_mb * MIB / batch_bytes))
     crops = crop_rows(
-        source, input_size=config.input_size, batch_size=method.batch_size, readers=stage.readers,
+        source, input_size=config.input_size, block_rows=batches * method.batch_size, readers=stage.readers,
         need_keypoints=stage.need_keypoints,
     )  # fmt: skip
     labels = crops.map_batches(
         Labeller,
-        fn_constructor_args=(annotator, method, stage.threads),
+        fn_constructor_args=(annotator, method, stage.threads, gpus),
         batch_size=method.batch_size,
         batch_format="numpy",
         num_cpus=ANNOTATOR_CPUS,
         num_gpus=gpus,
         compute=ActorPoolStrategy(size=stage.actors),
     )
-    labels.context.target_max_block_size = int(stage.block_mb * MIB)
+    # Blocks of whole batches, which each yield of crops slightly exceeds: else a batch would lie in two, and be padded.
+    labels.context.target_max_block_size = batches * batch_bytes
     labels.context.checkpoint_config = _checkpointing(run)
     metadata = (tables.PSEUDO_GT.metadata or {}) | {name.encode(): value.encode() for name, value in lines.items()}
     file_mb = stage.file_mb if stage.file_mb is not None else (128.0 if gpus else 8.0)
@@ -184,15 +194,35 @@ def _checkpointing(run: runs.Run) -> CheckpointConfig:
 def _sweep(run: runs.Run) -> int:
     """Delete label files that no commit speaks of, which killed writers leave; the rows that are committed."""
     records = storage.list_hidden(run.path(CHECKPOINT), ".parquet")
-    committed = tuple(name.removesuffix(".parquet") for name in map(_name, records) if ".pending." not in name)
+    pending = {_name(path).removesuffix(PENDING) for path in records if path.endswith(PENDING)}
     system, _ = storage.resolve(run.folder)
+    committed = []
+    for path in records:
+        name = _name(path).removesuffix(".parquet")
+        if path.endswith(PENDING):
+            continue  # Ray deletes it, and the labels under its name
+        if name in pending:  # killed within the commit, or while it was written again: half of it may be damaged
+            system.delete_file(path)
+        else:
+            committed.append(name)
     kept = []
     for path, _ in storage.list_files(run.path(LABELS), ".parquet"):
-        if _name(path).startswith(committed):
+        if _name(path).startswith(tuple(committed)):
             kept.append(path)
         else:
             system.delete_file(path)
     return count_rows(run.path(LABELS), kept).total()
+
+
+def _undo_doubles(run: runs.Run) -> None:
+    """Take back commits that hold a sample of another one: of writers that outlived their driver, cut off from it."""
+    records = [p for p in storage.list_hidden(run.path(CHECKPOINT), ".parquet") if not p.endswith(PENDING)]
+    system, _ = storage.resolve(run.folder)
+    keys = [pq.read_table(path, filesystem=system).column("sample_key").to_numpy() for path in records]
+    again = np.ones(sum(map(len, keys)), bool)
+    again[np.unique(np.concatenate(keys), return_index=True)[1]] = False
+    for index in np.unique(np.repeat(np.arange(len(records)), [len(one) for one in keys])[again]):
+        system.delete_file(records[index])
 
 
 def forget_checkpoint(run: runs.Run) -> None:
@@ -229,7 +259,7 @@ def _probe(source: Source, annotator: str, stage: AnnotateStage) -> tuple[Method
     crops = prepare(table, input_size=config.input_size, joint_set=source.joint_set, need_keypoints=False)
     usable = crops["status"] == tables.OK
     crops = {name: values[usable if usable.any() else slice(None)] for name, values in crops.items()}
-    labeller = Labeller(annotator, Method(1, "float32", stage.flip_test), stage.threads)
+    labeller = Labeller(annotator, Method(1, "float32", stage.flip_test), stage.threads, _gpus(stage))
     return probe(labeller, crops, batch_size=stage.batch_size, precision=stage.precision)
 
 
@@ -272,7 +302,9 @@ def _rows_of(folder: str, files: list[str]) -> list[int]:
 
 
 def status_of(path: str) -> str:
-    return next(part.removeprefix("status=") for part in path.split("/") if part.startswith("status="))
+    """The status that a label file's folder names; none, "", for a file that lies elsewhere."""
+    folder = path.rpartition("/")[0].rpartition("/")[2]
+    return folder.removeprefix("status=") if folder.startswith("status=") else ""
 
 
 def _succeed(run: runs.Run, *, source: Source, lines: dict[str, str], seconds: float) -> Counter[str]:

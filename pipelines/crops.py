@@ -24,15 +24,18 @@ READ_CPUS = 0.25
 
 
 def crop_rows(
-    source: Source, *, input_size: tuple[int, int], batch_size: int, readers: int, need_keypoints: bool = True
+    source: Source, *, input_size: tuple[int, int], block_rows: int, readers: int, need_keypoints: bool = True
 ) -> Dataset:
-    """Every sample of a dataset, once, cut for a network: crop, box, given keypoints, and a `status`."""
+    """Every sample of a dataset, once, cut for a network: crop, box, given keypoints, and a `status`.
+
+    So many rows become one block, where as many are left.
+    """
     system, _ = storage.resolve(source.path)
     files = sorted({file for file, _, _ in source.groups})
     rows = ray.data.read_parquet(files, filesystem=system, shuffle=None, num_cpus=READ_CPUS)
     return rows.select_columns(list(COLUMNS)).map_batches(
         lambda table: prepare(table, input_size=input_size, joint_set=source.joint_set, need_keypoints=need_keypoints),
-        batch_size=batch_size,
+        batch_size=block_rows,
         batch_format="pyarrow",
         num_cpus=1,
         compute=TaskPoolStrategy(size=readers),

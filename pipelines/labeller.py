@@ -55,10 +55,14 @@ class Method:
 class Labeller:
     """Ray Data actor: loads the annotator once, then labels batches."""
 
-    def __init__(self, annotator: str, method: Method, threads: int) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, annotator: str, method: Method, threads: int, gpus: float = 0.0) -> None:
+        """gpus: the share of one that is this actor's; without any it works on the CPU, whatever the machine has."""
+        self.device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
         if self.device.type == "cpu":
             torch.set_num_threads(threads)
+        else:
+            torch.cuda.set_per_process_memory_fraction(min(gpus, 1.0))  # or one actor starves the others
+            torch.backends.cudnn.allow_tf32 = False  # float32 says what it is; faster ones have a name
         self.annotator = annotators.load_annotator(annotator).to(self.device)
         self.method = method
         self.rows = Counter("annomesh_rows_total", "Rows labelled or quarantined", tag_keys=("status",))
@@ -156,8 +160,13 @@ def no_labels() -> dict[str, np.ndarray]:
     return {f.name: np.zeros((0, f.type.list_size) if pa.types.is_fixed_size_list(f.type) else 0) for f in fields}
 
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed")
+"""How torch, CUDA, cuBLAS and cuDNN say so, where they do not raise a type of its own."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error).lower()
+    said = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in said for words in OUT_OF_MEMORY)
 
 
 def _texts(values: np.ndarray) -> list[str | None]:
@@ -197,14 +206,17 @@ def probe(
             if size / took_s < 1.03 * best or took_s > PROBE_S:
                 break
             best = max(best, size / took_s)
-    fit = [trial for trial in tried if trial.off_mm <= TOLERANCE_MM]
-    if not fit:
+    if not tried:
         raise ValueError("the annotator does not fit into memory even for the smallest batch that was tried")
+    fit = [trial for trial in tried if trial.off_mm <= TOLERANCE_MM] or tried  # a single precision that was asked for
     fastest = max(fit, key=lambda trial: trial.crops_per_s)
     chosen = replace(labeller.method, batch_size=fastest.batch_size, precision=fastest.precision)
     return chosen, [asdict(trial) for trial in tried]
 
 
 def _furthest_mm(joints: np.ndarray, reference: np.ndarray) -> float:
-    there, here = (torch.from_numpy(values.reshape(len(values), -1, 3)) for values in (reference, joints))
+    known = np.isfinite(reference).all(axis=1)  # crops that float32 cannot label either compare with nothing
+    if not known.any():
+        return 0.0
+    there, here = (torch.from_numpy(v[known].reshape(int(known.sum()), -1, 3)) for v in (reference, joints))
     return mpjpe_mm(predicted_m=here - here[:, :1], target_m=there - there[:, :1]).max().item()

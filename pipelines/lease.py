@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 2.0
 STALE_S = 10.0
-"""A file that has not changed for so long is a dead driver's."""
+REMOTE_STALE_S = 90.0
+"""A file that has not changed for so long is a dead driver's; in object storage one write may take a stalled minute."""
 SETTLE_S = 1.0
 """Of two drivers that start at once, the one that wrote last stays."""
 
@@ -34,11 +35,12 @@ class Lease:
     """Context manager: this process alone drives the run in `folder`.
 
     Raises ValueError where another driver is at work there. One that finds later that it was replaced (it had been
-    cut off from the store for STALE_S) is interrupted and raises ValueError too.
+    cut off from the store for so long) is interrupted and raises ValueError too.
     """
 
     def __init__(self, folder: str) -> None:
         self.path = storage.join(folder, LEASE)
+        self.stale_s = REMOTE_STALE_S if "://" in folder else STALE_S
         process = psutil.Process()
         self.mine = {
             "token": uuid.uuid4().hex, "host": socket.gethostname(), "pid": process.pid,
@@ -56,6 +58,8 @@ class Lease:
         time.sleep(SETTLE_S)
         if not self._is_mine(found := _read(self.path)):
             self._refuse(found or {})
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
         self.heart.start()
         return self
 
@@ -71,8 +75,8 @@ class Lease:
         storage.delete(self.path)
 
     def _changes(self, found: dict[str, Any]) -> bool:
-        log.info("%s: a driver was at work here; watching for %.0f s whether it still is", self.path, STALE_S)
-        end = time.monotonic() + STALE_S
+        log.info("%s: a driver was at work here; watching for %.0f s whether it still is", self.path, self.stale_s)
+        end = time.monotonic() + self.stale_s
         while time.monotonic() < end:
             time.sleep(BEAT_S / 4)
             if (now := _read(self.path)) != found:

@@ -38,7 +38,7 @@ def resolve(path: str) -> tuple[fs.FileSystem, str]:
             endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
             return (_s3_at(endpoint) if endpoint else _s3_of(inner.partition("/")[0])), inner
         return fs.FileSystem.from_uri(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except pa.ArrowInvalid as error:
         raise ValueError(f"cannot open {path}: {error}") from error
 
 
@@ -140,7 +140,7 @@ def write_parquet(table: pa.Table, path: str) -> None:
     pending = f"{folder}/{_pending(name)}"
     # Pictures and coordinates hardly repeat: a dictionary of them made files larger and reading three times as slow.
     texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
-    pq.write_table(table, pending, filesystem=system, row_group_size=ROW_GROUP, use_dictionary=texts)
+    pq.write_table(table, pending, filesystem=system, row_group_size=ROW_GROUP, use_dictionary=texts)  # pyright: ignore[reportArgumentType]
     system.move(pending, inner)
 
 

@@ -316,6 +316,13 @@ class _Shot:
             return None  # annotate is where it is reported, by reason
 
 
+def _fetch(uri: str | None) -> bytes | None:
+    try:
+        return storage.read_image(uri)
+    except ValueError as error:  # an address that nobody serves
+        raise BadImage(str(error), reason="missing_image") from error
+
+
 class Cutter:
     """Cuts the network's view out of the rows of a table of samples."""
 
@@ -337,7 +344,7 @@ class Cutter:
             raise BadImage("crop_to_image does not say where in the picture the stored crop lies")
         data = self.image[row].as_py()
         if data is None:
-            data = storage.read_image(self.image_uri[row].as_py())
+            data = _fetch(self.image_uri[row].as_py())
         picture = decode(data)
         width, height = self.image_size[row].tolist()
         input_size = out.shape[1], out.shape[0]

@@ -135,7 +135,7 @@ def score_pose2d(folder: str, *, samples: str, annotations: str | None = None) -
     """PCK@0.1 of a trained network over samples; with COCO's annotation file, its keypoint AP as well."""
     folder, source = storage.absolute(folder), open_source(samples)
     size = load_pose2d(folder).config.input_size
-    crops = crop_rows(source, input_size=size, batch_size=BATCH, readers=2)
+    crops = crop_rows(source, input_size=size, block_rows=BATCH, readers=2)
     found = crops.map_batches(
         Estimate, fn_constructor_args=(folder,), batch_size=BATCH, batch_format="numpy", num_cpus=0.5,
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0, compute=ActorPoolStrategy(size=1),

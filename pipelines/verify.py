@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mesh_lib import tables
+from mesh_lib.labels import SELF_CHECK_PX
 from pipelines import runs, storage
 from pipelines.annotate import LABELS, SUCCESS, status_of
 from pipelines.sources import open_source
 
-SELF_CHECK_PX = 0.5
 LISTED = 5
 """Examples told of each kind of fault."""
 ALWAYS = (
@@ -71,8 +71,14 @@ def verify(out: str, *, samples: str | None = None) -> Audit:
         audit.fault("incomplete", f"the run is {record.get('status')}; run the same command again")
     folder = storage.join(out, LABELS)
     listed = storage.list_files(folder, ".parquet") if storage.exists(folder) else []
-    lineage = _check_success(audit, out, listed, run=record)
+    promised = _promises(audit, out, run=record)
+    if promised:
+        _, root = storage.resolve(folder)
+        _check_files(audit, promised, {path.removeprefix(root).lstrip("/"): size for path, size in listed})
+    lineage = promised["lineage"] if promised else {"run_id": record["run_id"]}
     keys = [_read_file(audit, folder, path, size, lineage=lineage) for path, size in listed]
+    if promised:
+        _check_counts(audit, promised)
     made = np.sort(np.concatenate([np.empty(0, np.int64), *keys]))
     if twice := int((made[1:] == made[:-1]).sum()):
         audit.fault("duplicate", f"sample_key {made[1:][made[1:] == made[:-1]][0]}", twice)
@@ -80,15 +86,22 @@ def verify(out: str, *, samples: str | None = None) -> Audit:
     return audit
 
 
-def _check_success(audit: Audit, out: str, listed: list[tuple[str, int]], *, run: dict[str, Any]) -> dict[str, str]:
-    """Hold the listed files against what was promised; the lineage that each of them must have."""
+def _promises(audit: Audit, out: str, *, run: dict[str, Any]) -> dict[str, Any] | None:
+    """_SUCCESS.json, where it is there and says what it must."""
     path = storage.join(out, SUCCESS)
     if not storage.exists(path):
         audit.fault("incomplete", f"no {SUCCESS}")
-        return {"run_id": run["run_id"]}
+        return None
     promised = storage.read_json(path)
-    _, root = storage.resolve(storage.join(out, LABELS))
-    there = {path.removeprefix(root).lstrip("/"): size for path, size in listed}
+    if absent := {"rows_in", "ok", "quarantined", "files", "lineage"} - promised.keys():
+        audit.fault("incomplete", f"{SUCCESS} does not say {', '.join(sorted(absent))}")
+        return None
+    if promised["lineage"].get("run_id") != run["run_id"]:
+        audit.fault("lineage", f"{SUCCESS} is of run {promised['lineage'].get('run_id')}, run.json of {run['run_id']}")
+    return promised
+
+
+def _check_files(audit: Audit, promised: dict[str, Any], there: dict[str, int]) -> None:
     named = {one["path"]: one["bytes"] for one in promised["files"]}
     for name in sorted(named.keys() - there.keys()):
         audit.fault("file_missing", name)
@@ -97,9 +110,14 @@ def _check_success(audit: Audit, out: str, listed: list[tuple[str, int]], *, run
     for name in sorted(there.keys() & named.keys()):
         if there[name] != named[name]:
             audit.fault("file_size", f"{name} has {there[name]} bytes, not {named[name]}")
-    if promised["lineage"]["run_id"] != run["run_id"]:
-        audit.fault("lineage", f"{SUCCESS} is of run {promised['lineage']['run_id']}, run.json of {run['run_id']}")
-    return promised["lineage"]
+
+
+def _check_counts(audit: Audit, promised: dict[str, Any]) -> None:
+    wanted = {"rows_in": promised["rows_in"], tables.OK: promised["ok"], **promised["quarantined"]}
+    found = {"rows_in": audit.rows, tables.OK: 0, **audit.statuses}
+    for name in sorted({*wanted, *found}):
+        if wanted.get(name) != found.get(name):
+            audit.fault("count", f"{SUCCESS} says {name}: {wanted.get(name)}; the files hold {found.get(name)}")
 
 
 def _read_file(audit: Audit, folder: str, path: str, size: int, *, lineage: dict[str, str]) -> np.ndarray:
@@ -148,7 +166,8 @@ def _check_rows(audit: Audit, path: str, table: pa.Table, *, labelled: bool) -> 
         if wrong.any():
             audit.fault(kind, f"{path}: {ids[int(np.flatnonzero(wrong)[0])]}", int(wrong.sum()))
 
-    tell("key", np.array([tables.sample_key(name) != key for name, key in zip(ids, keys, strict=True)]))
+    wrong = [name is None or tables.sample_key(name) != key for name, key in zip(ids, keys, strict=True)]
+    tell("key", np.array(wrong, bool))
     if not labelled:
         full = [table.column(name).is_valid().to_numpy() for name in ALWAYS if name in table.column_names]
         tell("label_of_quarantined", np.any(full, axis=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import roma
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,7 +28,9 @@ def rot6d_to_rotmat(six: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 3 3
 
 
 def mean_rotation(rotmats: Float[Tensor, "count *batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
-    """Chordal mean over the first axis: the rotation nearest to the mean matrix."""
-    nearest = roma.special_procrustes(rotmats.mean(dim=0))
+    """Chordal mean over the first axis: the rotation nearest to the mean matrix; NaN where that is not finite."""
+    mean = rotmats.mean(dim=0)
+    known = mean.isfinite().all(dim=-1).all(dim=-1)[..., None, None]
+    nearest = roma.special_procrustes(torch.where(known, mean, torch.eye(3).to(mean)))
     assert isinstance(nearest, Tensor)
-    return nearest
+    return torch.where(known, nearest, torch.nan)

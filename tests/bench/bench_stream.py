@@ -32,7 +32,7 @@ from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from mesh_lib.nets.vposer import VPoserV2
 from pipelines import annotators, storage
 from pipelines.bodies import cached_body, put_body
-from pipelines.cluster import LOCAL_OBJECT_STORE_BYTES, connect
+from pipelines.cluster import connect
 from pipelines.measure import PeakMemory
 from pipelines.runs import open_run
 from pipelines.sources import COLUMNS, open_source
@@ -49,6 +49,8 @@ WORKERS = 2
 PLACE = ("crop_to_image", "image_size", "bbox_xywh_px")
 CPU = torch.device("cpu")
 CONFIG = StreamConfig()
+FILLED_S = 15.0
+"""A stream has decoded ahead all that it may."""
 
 
 def main() -> None:
@@ -127,7 +129,9 @@ class PlainShards(Shards):
         box = crop.network_box(cutter.bbox[row], image_size=(width, height), aspect=INPUT[0] / INPUT[1])
         affine = crop.crop_affine(box, input_size=INPUT, image_width=width, augmentation=augmentation)
         data = np.frombuffer(cutter.image[row].as_py(), np.uint8)
-        picture = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        picture = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
         placed = crop.compose_affine(affine, cutter.crop_to_image[row])
         pixels = cv2.warpAffine(picture, placed, INPUT, flags=cv2.INTER_LINEAR)
         return np.clip(pixels * np.array(augmentation.colour, np.float32), 0, 255).astype(np.uint8), affine
@@ -245,7 +249,7 @@ def training(samples: str, folder: str) -> tuple[list[str], list[list[str]]]:
 
 
 def _measure(config: dict[str, Any], turns: int = 3) -> None:
-    """By turns: steps on kept batches, no stream alive; then on a stream, once what it had decoded ahead is used."""
+    """By turns: steps on kept batches, no stream alive; then on a stream that is as full before as after."""
     task, steps = config["task"], config["steps"]
     worker = _Worker(task)
     worker.network.train()
@@ -261,9 +265,7 @@ def _measure(config: dict[str, Any], turns: int = 3) -> None:
     for _ in range(turns):
         stream: Any = worker._parts()
         kept = kept or [next(stream) for _ in range(4)]
-        decoded_ahead = LOCAL_OBJECT_STORE_BYTES // (3 * task.input_size[0] * task.input_size[1])
-        for _ in range(decoded_ahead // task.training.batch_size):  # taken without training on them
-            next(stream)
+        time.sleep(FILLED_S)  # then what is trained on and what is decoded keep pace
         worker._step(stream, 1)
         rates["streamed"].append(rate(stream))
         stream.close()

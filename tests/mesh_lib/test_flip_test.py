@@ -8,6 +8,7 @@ from torch import nn
 
 from mesh_lib.body.files import Body
 from mesh_lib.flip_test import flip_average, unflip
+from mesh_lib.geometry.rotations import mean_rotation
 from mesh_lib.nets.annotator import Annotation, Annotator
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from mesh_lib.nets.vposer import VPoserV2
@@ -85,3 +86,10 @@ def test_half_precision_is_for_the_network_alone(annotator: Annotator) -> None:
     assert {v.dtype for v in (answer.rotmats, answer.joints_m, answer.z, tested.disagreement_mm)} == {torch.float32}
     again = annotator.keypoints(rotmats=answer.rotmats, betas=answer.betas) + answer.transl_m[:, None]
     torch.testing.assert_close(answer.joints_m, again)
+
+
+def test_an_answer_that_is_not_finite_stays_so_and_harms_no_other() -> None:
+    there = torch.eye(3).repeat(2, 3, 1, 1)
+    there[0, 1, 0, 0] = torch.nan
+    mean = mean_rotation(there)
+    assert mean[1].isnan().all() and torch.equal(mean[[0, 2]], torch.eye(3).repeat(2, 1, 1))

@@ -50,8 +50,9 @@ def label(annotator: Annotator, answer: Annotation, keypoints: torch.Tensor | No
     if keypoints is None:
         keypoints = torch.zeros(len(bbox), 33, 3)
     with torch.no_grad():
-        return make_labels(annotator, answer, box_xywh_px=torch.from_numpy(boxes), bbox_xywh_px=bbox,
+        made = make_labels(annotator, answer, box_xywh_px=torch.from_numpy(boxes), bbox_xywh_px=bbox,
                            keypoints_2d_px=keypoints)  # fmt: skip
+    return {name: values.copy() for name, values in made.items()}  # the answer is every test's
 
 
 def test_the_mesh_through_the_stored_camera_lands_on_the_stored_joints(
@@ -119,6 +120,8 @@ def test_what_is_no_label_has_its_reason(annotator: Annotator, answer: Annotatio
     made["betas"][1, 0] = np.nan
     made["joints_3d_m"].reshape(-1, 33, 3)[2, 5, 2] = -0.1
     made["joints_3d_m"].reshape(-1, 33, 3)[3, 5, 2] = np.nan
+    shifted = {**made, "camera_self_check_px": np.array([0.1, 0.1, 0.1, 0.1, 0.7])}
+    assert failures(shifted).tolist()[4] == "camera_inconsistent"
     status = failures(made)
     assert status.tolist() == ["ok", "not_finite", "behind_camera", "not_finite", "ok"]
     identity = {name: [f"{name}{row}" for row in range(5)] for name in ("sample_id", "dataset", "split", "image_id")}

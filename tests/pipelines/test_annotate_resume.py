@@ -18,11 +18,12 @@ import pytest
 from jobs.annotate import Job, identity, main
 from pipelines import annotate, runs, storage
 from pipelines.annotate import AnnotateStage
+from pipelines.cluster import connect
 from pipelines.verify import verify
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
-STAGE = AnnotateStage(batch_size=8, precision="auto", flip_test=True, threads=1, block_mb=0.05, file_mb=0.01)
+STAGE = AnnotateStage(batch_size=6, precision="auto", flip_test=True, threads=1, block_mb=0.05, file_mb=0.001)
 
 
 def rows_of(labels: Path) -> pa.Table:
@@ -42,6 +43,7 @@ def job(tiny_world: Path, tiny_annotator: Path) -> Job:
 def all_but_finished(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a driver leaves that is killed after the last label and before it says so."""
     out = tmp_path_factory.mktemp("resume") / "labels"
+    connect()
     run = runs.open_run(str(out), **identity(job), resume=True)
     assert job.samples
     annotate.annotate(run, samples=job.samples, annotator=job.annotator, stage=job.stage)
@@ -79,20 +81,32 @@ def test_success_says_what_there_is(job: Job, killed: Path, tiny_annotator: Path
 
 
 def test_what_was_not_committed_is_done_again_and_nothing_else(job: Job, all_but_finished: Path, killed: Path) -> None:
-    """Killed between writing labels and committing them, twice: a pending record, and a file without a record."""
+    """Killed before it committed, after it wrote, and within the commit, which in object storage copies and deletes."""
     records = sorted((killed / "_checkpoint").glob("*.parquet"))
-    assert len(records) == 3
-    records[0].rename(records[0].with_name(records[0].name.replace(".parquet", ".pending.parquet")))
+    assert len(records) == 4
+    pending = [one.with_name(one.name.replace(".parquet", ".pending.parquet")) for one in records]
+    records[0].rename(pending[0])
     records[1].unlink()
-    kept = {name: when for name, when in files_of(killed).items() if not name.startswith(
-        tuple(one.name.removesuffix(".parquet") for one in records[:2]))}  # fmt: skip
-    assert len(kept) == len(records) - 2
+    shutil.copy(records[2], pending[2])
+    kept = {name: when for name, when in files_of(killed).items() if name.startswith(records[3].stem)}
+    assert len(kept) == 1
     main(dataclasses.replace(job, out=str(killed)))
     assert kept.items() < files_of(killed).items()
     assert verify(str(killed)).good
     found, expected = rows_of(killed), rows_of(all_but_finished)
     for name in expected.column_names:
         assert found[name].to_pylist() == expected[name].to_pylist(), name
+
+
+def test_what_an_orphan_did_twice_is_taken_back(job: Job, all_but_finished: Path, killed: Path) -> None:
+    """A writer cut off from its driver commits when the next driver has already begun: its samples are there twice."""
+    record = min((killed / "_checkpoint").glob("*.parquet"))
+    (labels,) = (p for p in (killed / "pseudo_gt").rglob("*.parquet") if p.name.startswith(record.stem))
+    for path in (record, labels):
+        shutil.copy(path, path.with_name("orphan" + path.name))
+    main(dataclasses.replace(job, out=str(killed)))
+    assert verify(str(killed)).good and rows_of(killed).num_rows == 24
+    assert rows_of(killed)["body_pose"].to_pylist() == rows_of(all_but_finished)["body_pose"].to_pylist()
 
 
 def test_something_else_is_refused_with_what_differs(

@@ -67,6 +67,19 @@ def test_another_crash_is_no_reason_to_quarantine(tiny_annotator: Path, crops: d
         Broken(str(tiny_annotator), PLAIN, threads=1)(crops)
 
 
+@pytest.mark.parametrize(
+    ("said", "is_memory"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("unsupported memory format option", False),
+    ],
+)
+def test_memory_that_ends_is_told_from_other_crashes(said: str, is_memory: bool) -> None:
+    assert labeller.is_out_of_memory(RuntimeError(said)) == is_memory
+
+
 def test_a_label_does_not_depend_on_who_shares_its_batch(tiny_annotator: Path, crops: dict[str, np.ndarray]) -> None:
     at_work = Labeller(str(tiny_annotator), PLAIN, threads=1)
     eight = at_work({name: values[:8] for name, values in crops.items()})

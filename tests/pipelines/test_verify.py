@@ -61,6 +61,9 @@ FAULTS: dict[str, Callable[[Path], object]] = {
         f, lambda t: t.replace_schema_metadata({**(t.schema.metadata or {}), b"annotator_sha256": b"other"})
     ),
     "incomplete": lambda f: (f / "_SUCCESS.json").unlink(),
+    "count": lambda f: (f / "_SUCCESS.json").write_text(
+        (f / "_SUCCESS.json").read_text().replace('"ok": 24', '"ok": 23')
+    ),
     "status": lambda f: shutil.copytree(f / "pseudo_gt" / "status=ok", f / "pseudo_gt" / "status=fine"),
     "label_of_quarantined": lambda f: (f / "pseudo_gt" / "status=ok").rename(f / "pseudo_gt" / "status=bad_box"),
     "file_size": lambda f: (f / "_SUCCESS.json").write_text(
