@@ -47,6 +47,7 @@ class Lease:
             "started": process.create_time(),
         }  # fmt: skip
         self.beats, self.lost = 0, False
+        self.handler: Any = None
         self.done = threading.Event()
         self.heart = threading.Thread(target=self._keep, daemon=True, name="lease")
 
@@ -58,8 +59,8 @@ class Lease:
         time.sleep(SETTLE_S)
         if not self._is_mine(found := _read(self.path)):
             self._refuse(found or {})
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
+        if threading.current_thread() is threading.main_thread():  # a shell's `&` has it ignored, Ray Train handles it
+            self.handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         self.heart.start()
         return self
 
@@ -68,6 +69,8 @@ class Lease:
     ) -> None:
         self.done.set()
         self.heart.join()
+        if self.handler is not None:
+            signal.signal(signal.SIGINT, self.handler)
         if self.lost:
             raise ValueError(
                 f"another driver took over {self.path} while this one could not reach the storage; this one stops"

@@ -146,16 +146,17 @@ def wait_for_commits(out: str, process: Any, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_an_actor_is_killed(
-    seed: int, machines: Machines, samples: Path, tiny_annotator: Path, undisturbed: pa.Table, tmp_path: Path
+    seed: int, s3: str, machines: Machines, samples: Path, tiny_annotator: Path, undisturbed: pa.Table
 ) -> None:
-    process = start(machines, samples, tiny_annotator, str(tmp_path / "labels"))
-    wait_for_commits(str(tmp_path / "labels"), process, seed)
+    out = f"{s3}/actor-{seed}"
+    process = start(machines, samples, tiny_annotator, out)
+    wait_for_commits(out, process, seed)
     assert process.poll() is None, finish(process)
     victims = [p for p in psutil.process_iter(["cmdline"]) if "MapWorker" in " ".join(p.info["cmdline"] or [])]
     assert victims
     random.Random(seed).choice(victims).kill()
     finish(process)
-    check(str(tmp_path / "labels"), undisturbed)
+    check(out, undisturbed)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -172,10 +173,10 @@ def test_a_node_is_killed(
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_driver_is_killed_and_then_the_head(
-    seed: int, samples: Path, tiny_annotator: Path, undisturbed: pa.Table, tmp_path: Path
+    seed: int, s3: str, samples: Path, tiny_annotator: Path, undisturbed: pa.Table
 ) -> None:
     """Three times the same command: its driver is killed, then the whole cluster with the driver on it."""
-    out = str(tmp_path / "labels")
+    out = f"{s3}/driver-{seed}"
     machines = Machines()
     try:
         process = start(machines, samples, tiny_annotator, out)
@@ -221,8 +222,8 @@ def test_a_store_that_throttles_resets_and_stalls(
     check(out, undisturbed)
 
 
-def test_two_drivers_at_once(samples: Path, tiny_annotator: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
-    out = str(tmp_path / "labels")
+def test_two_drivers_at_once(s3: str, samples: Path, tiny_annotator: Path, undisturbed: pa.Table) -> None:
+    out = f"{s3}/two-drivers"
     both = [start(None, samples, tiny_annotator, out, RAY_ADDRESS="") for _ in range(2)]
     told = [process.communicate(timeout=300)[0] for process in both]
     codes = sorted(process.returncode for process in both)
