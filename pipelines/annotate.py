@@ -105,8 +105,8 @@ def check_fit(stage: AnnotateStage) -> None:
         raise ValueError(
             f"the cluster is too small for this plan, which would wait for ever: it needs {'; '.join(short)}\n"
             f"  CPUs: {parts}\n"
-            "  fix: start Ray with more (logical ones will do: ray start --num-cpus), use fewer --stage.actors, or\n"
-            "  pass --stage.autoscales where nodes are added on demand"
+            "  fix: use fewer --stage.actors; without GPUs --stage.gpus 0; start Ray with more CPUs (logical ones\n"
+            "  will do: ray start --num-cpus); or pass --stage.autoscales where nodes are added on demand"
         )
 
 
@@ -128,13 +128,15 @@ def annotate(run: runs.Run, *, samples: str, annotator: str, stage: AnnotateStag
     done = _sweep(run)
     if done:
         log.info("%d of %d samples are done already", done, source.rows)
-    for _ in range(2):  # the second time only where something was done twice
-        if done != source.rows:
+    for _ in range(2):  # the second time only where the first found samples done twice
+        if done > source.rows:
+            _undo_doubles(run)
+            done = _sweep(run)
+        if done < source.rows:
             _label(run, source=source, annotator=annotator, stage=stage, method=method, lines=lines)
-        if (done := _sweep(run)) <= source.rows:
+            done = _sweep(run)
+        if done == source.rows:
             break
-        _undo_doubles(run)
-        done = _sweep(run)
     return _succeed(run, source=source, lines=lines, seconds=time.time() - started)
 
 
@@ -196,7 +198,7 @@ def _sweep(run: runs.Run) -> int:
     records = storage.list_hidden(run.path(CHECKPOINT), ".parquet")
     pending = {_name(path).removesuffix(PENDING) for path in records if path.endswith(PENDING)}
     system, _ = storage.resolve(run.folder)
-    committed = []
+    committed: set[str] = set()
     for path in records:
         name = _name(path).removesuffix(".parquet")
         if path.endswith(PENDING):
@@ -204,10 +206,10 @@ def _sweep(run: runs.Run) -> int:
         if name in pending:  # killed within the commit, or while it was written again: half of it may be damaged
             system.delete_file(path)
         else:
-            committed.append(name)
+            committed.add(name)
     kept = []
     for path, _ in storage.list_files(run.path(LABELS), ".parquet"):
-        if _name(path).startswith(tuple(committed)):
+        if _name(path).rpartition("-")[0] in committed:  # then comes the file's number within its commit
             kept.append(path)
         else:
             system.delete_file(path)

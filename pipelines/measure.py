@@ -22,6 +22,8 @@ class PeakMemory:
 
     def __init__(self, every_s: float = 2.0) -> None:
         self.peak_gb, self._every_s = 0.0, every_s
+        self.driver_gb = self.worker_gb = 0.0
+        """Of this process, and of the largest that it started, what they do not share."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -38,6 +40,8 @@ class PeakMemory:
         while not self._stop.wait(self._every_s):
             infos = _each(lambda process: process.memory_info())
             shared = [getattr(info, "shared", 0) for info in infos]  # Linux alone tells
+            driver, *workers = [(info.rss - of_all) / GB for info, of_all in zip(infos, shared, strict=True)]
+            self.driver_gb, self.worker_gb = max(self.driver_gb, driver), max(self.worker_gb, *workers, 0.0)
             estimate = sum(info.rss for info in infos) - sum(shared) + max(shared)
             if estimate > 1.02 * highest:
                 highest = estimate

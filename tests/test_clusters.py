@@ -116,10 +116,12 @@ def test_every_file_that_is_mounted_is_there(cluster: dict[str, Any]) -> None:
 
 
 def test_every_command_is_one_that_bash_and_ray_understand(cluster: dict[str, Any]) -> None:
+    starts = []
     for command in (line for name, lines in cluster.items() if name.endswith("_commands") for line in lines):
         subprocess.run(["bash", "-n", "-c", command], check=True)
-        for arguments in re.findall(r"ray start (.*)", command):
-            start.make_context("ray start", shlex.split(arguments))
+        starts += re.findall(r"ray start (.*)", command)
+    understood = [start.make_context("ray start", shlex.split(arguments)) for arguments in starts]
+    assert [context.params["head"] for context in understood] == [True, False]
 
 
 def test_nodes_install_the_dependencies_with_every_pin_but_torchs(cluster: dict[str, Any], tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def main(count: str = "2048") -> None:
     connect()
     with tempfile.TemporaryDirectory() as folder:
         samples = copies(make_samples(f"{folder}/world", 1024), Path(folder) / "samples", int(count) // 1024)
-        f = make_annotator(f"{folder}/f")
+        f = make_annotator(f"{folder}/f", Pose2PoseConfig())
         out = Path(folder) / "out"
         work: dict[str, Callable[[], object]] = {
             "(a) decode and crop alone, two processes": lambda: decode_alone(samples),
@@ -69,13 +69,13 @@ def race(work: dict[str, Callable[[], object]], count: int) -> tuple[list[str], 
     return ["what", "rows/s", "annotate is × as fast"], [[n, f"{r:.1f}", f"{ours / r:.2f}"] for n, r in rates.items()]
 
 
-def make_annotator(folder: str) -> str:
+def make_annotator(folder: str, config: Pose2PoseConfig) -> str:
     """Of full size, untrained: how fast it labels does not depend on what it has learned."""
     run = open_run(folder, job="train_annotator", settings={})
     put_body(cached_body("low"), run.folder)
     torch.manual_seed(0)
     annotators.save_annotator(
-        Annotator(Pose2PoseConfig(), body=annotators.load_body_of(run.folder), vposer=VPoserV2()), run.folder
+        Annotator(config, body=annotators.load_body_of(run.folder), vposer=VPoserV2()), run.folder
     )
     run.finish()
     return run.folder

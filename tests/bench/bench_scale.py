@@ -9,26 +9,26 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from mesh_lib import tables
 from mesh_lib.body.joints import BODY33
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from pipelines import annotate, runs, storage
-from pipelines.bodies import cached_body, put_body
 from pipelines.cluster import connect
 from pipelines.labeller import Labeller, Method, no_labels
+from pipelines.measure import PeakMemory
 from pipelines.sources import open_source
 from pipelines.verify import verify
+from tests.bench.bench_annotate import make_annotator
 from tests.bench.bench_stream import show
 
 SIDE, SHARD, GROUP, BATCH = 32, 100_000, 5_000, 1024
@@ -37,7 +37,7 @@ STAGE = annotate.AnnotateStage(batch_size=BATCH, readers=2, threads=1)
 
 def main(*millions: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        make_annotator(f"{folder}/f")
+        make_annotator(f"{folder}/f", Pose2PoseConfig(backbone=18, input_width=SIDE, input_height=SIDE))
         found = []
         for count in [float(m) for m in millions] or [1.0, 3.0, 10.0]:
             rows = int(count * 1e6)
@@ -69,7 +69,7 @@ def _told(one: dict[str, Any]) -> list[str]:
 class NullLabeller(Labeller):
     """Answers at once, the same for all."""
 
-    def __init__(self, annotator: str, method: Method, threads: int) -> None:
+    def __init__(self, annotator: str, method: Method, threads: int, gpus: float) -> None:
         self.asked = Path(annotator) / "asked"
         super().__init__(annotator, method, threads)
         torch.set_num_threads(1)
@@ -88,7 +88,7 @@ def one(folder: str, rows: int) -> dict[str, Any]:
     annotate.Labeller = NullLabeller
     samples, f, out = f"{folder}/samples-{rows}", f"{folder}/f", f"{folder}/labels-{rows}"
     run = runs.open_run(out, job="annotate", settings={})
-    with Memory() as memory:
+    with PeakMemory(every_s=0.5) as memory:
         started = time.time()
         counts = annotate.annotate(run, samples=samples, annotator=f, stage=STAGE)
         seconds = time.time() - started
@@ -107,57 +107,12 @@ def one(folder: str, rows: int) -> dict[str, Any]:
     resume_s = float((Path(f) / "asked").read_text()) - started
     run.finish(samples=samples)
     started = time.time()
-    with Memory() as memory:
+    with PeakMemory(every_s=0.5) as memory:
         audit = verify(out)
     assert audit.good and audit.rows == rows, audit.record()
     return found | {
         "resume_s": resume_s, "verify_s": time.time() - started, "verify_gb": memory.driver_gb,
-        "verify_worker_gb": memory.worker_gb,
     }  # fmt: skip
-
-
-class Memory:
-    """Peak resident memory, without the shared object store, of this process and of the largest that it started."""
-
-    def __init__(self) -> None:
-        self.driver_gb = self.worker_gb = 0.0
-        self.done = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-
-    def _watch(self) -> None:
-        me = psutil.Process()
-        while not self.done.wait(2):
-            self.driver_gb = max(self.driver_gb, _own_gb(me))
-            self.worker_gb = max(self.worker_gb, *map(_own_gb, me.children(recursive=True)))
-
-    def __enter__(self) -> Memory:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.done.set()
-        self.thread.join()
-
-
-def _own_gb(process: psutil.Process) -> float:
-    try:
-        info = process.memory_info()
-    except psutil.Error:
-        return 0.0
-    return (info.rss - getattr(info, "shared", 0)) / 1e9
-
-
-def make_annotator(folder: str) -> None:
-    from mesh_lib.nets.annotator import Annotator
-    from mesh_lib.nets.vposer import VPoserV2
-    from pipelines import annotators
-
-    run = runs.open_run(folder, job="train_annotator", settings={})
-    put_body(cached_body("low"), run.folder)
-    config = Pose2PoseConfig(backbone=18, input_width=SIDE, input_height=SIDE)
-    f = Annotator(config, body=annotators.load_body_of(run.folder), vposer=VPoserV2())
-    annotators.save_annotator(f, run.folder)
-    run.finish()
 
 
 def make_samples(folder: Path, rows: int) -> None:
@@ -167,6 +122,7 @@ def make_samples(folder: Path, rows: int) -> None:
         "image": picture, "image_size": np.array([16, 16]), "crop_to_image": np.array([[1.0, 0, 0], [0, 1, 0]]),
         "bbox_xywh_px": np.array([2.0, 2, 12, 12]), "keypoints_2d_px": np.full((len(BODY33), 3), 8.0),
     }  # fmt: skip
+    folder.mkdir()
     alike = tables.samples_table([{**row, "sample_id": "-"}] * min(SHARD, rows), BODY33)
     for shard, start in enumerate(range(0, rows, SHARD)):
         ids = [f"null/all/{n}/0" for n in range(start, min(rows, start + SHARD))]
@@ -174,13 +130,8 @@ def make_samples(folder: Path, rows: int) -> None:
         for name, values in (("sample_id", ids), ("sample_key", [tables.sample_key(one) for one in ids])):
             at = table.schema.get_field_index(name)
             table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
-        pa.parquet.write_table(table, storage_file(folder, shard), row_group_size=GROUP)  # type: ignore[attr-defined]
+        pq.write_table(table, folder / f"{shard:05d}.parquet", row_group_size=GROUP)
     assert open_source(str(folder)).rows == rows
-
-
-def storage_file(folder: Path, shard: int) -> str:
-    folder.mkdir(exist_ok=True)
-    return str(folder / f"{shard:05d}.parquet")
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ def test_what_an_orphan_did_twice_is_taken_back(job: Job, all_but_finished: Path
     (labels,) = (p for p in (killed / "pseudo_gt").rglob("*.parquet") if p.name.startswith(record.stem))
     for path in (record, labels):
         shutil.copy(path, path.with_name("orphan" + path.name))
+    assert rows_of(killed).num_rows > 24
     main(dataclasses.replace(job, out=str(killed)))
     assert verify(str(killed)).good and rows_of(killed).num_rows == 24
     assert rows_of(killed)["body_pose"].to_pylist() == rows_of(all_but_finished)["body_pose"].to_pylist()
@@ -193,7 +194,7 @@ def test_no_cluster_is_too_small_to_end(job: Job, killed: Path, tmp_path: Path) 
     try:
         for have, more in ((1, 1), (2, 2)):
             said = told()
-            assert said.count(f"it needs 3.25 CPUs, it has {have}") == 2 and "fix: start Ray with more" in said
+            assert said.count(f"it needs 3.25 CPUs, it has {have}") == 2 and "start Ray with more CPUs" in said
             assert not (tmp_path / "fresh").exists() and not (killed / "_SUCCESS.json").exists()
             cluster.add_node(wait=True, num_cpus=more, **node)
         assert told().splitlines().count("ended well") == 2

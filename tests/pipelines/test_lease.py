@@ -77,8 +77,10 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(monkeypatch: pytest.Mo
     child.kill()
     child.wait()
     written(tmp_path, host=lease.socket.gethostname(), pid=child.pid, started=started)
-    with Lease(str(tmp_path)):
-        pass
+    began = time.monotonic()
+    with Lease(str(tmp_path)) as held:
+        assert storage.read_json(held.path)["token"] == held.mine["token"]
+    assert time.monotonic() - began < 60, "its hour of grace was not waited for"
 
 
 def test_of_two_that_start_at_once_one_stays(quick: None, tmp_path: Path) -> None:
