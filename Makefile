@@ -17,7 +17,7 @@ evening: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(PY) -m pytest $(ARGS)
 
-# What annotate survives: kills at SEEDS random moments each, a bad day in S3, a full disk.
+# What a training and annotate survive: kills, of annotate at SEEDS random moments each, a bad day in S3, a full disk.
 SEEDS ?= 5
 faults: $(VENV)/installed-test
 	ANNOMESH_FAULT_SEEDS=$(SEEDS) $(PY) -m pytest -m faults $(ARGS)

@@ -94,6 +94,7 @@ def start_driver(job: Job) -> subprocess.Popen[bytes]:
     return driver
 
 
+@pytest.mark.faults
 def test_a_killed_training_ends_as_an_undisturbed_one(
     tiny_annotator: Path, tiny_world: Path, tiny_prior: Path, published_resnet18: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
     assert [[m[name] for name in same] for m in whole] == [[m[name] for name in same] for m in resumed]
 
 
+@pytest.mark.faults
 def test_two_workers_make_what_one_makes(
     tiny_world: Path, tiny_prior: Path, published_resnet18: Path, tmp_path: Path, s3: str
 ) -> None:
