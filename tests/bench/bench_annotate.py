@@ -1,6 +1,6 @@
 """Annotate, end to end: against its two halves alone on the same cores, and against the loop that one would write.
 
-python -m tests.bench.bench_annotate [SAMPLES]
+python -m tests.bench.bench_annotate [SAMPLES [ROUNDS]]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mesh_lib.labels import failures, labels_table, make_labels
 from mesh_lib.nets.annotator import Annotator
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from mesh_lib.nets.vposer import VPoserV2
-from pipelines import annotators, storage
+from pipelines import annotators
 from pipelines.annotate import AnnotateStage, annotate, forget_checkpoint
 from pipelines.bodies import cached_body, put_body
 from pipelines.cluster import connect
@@ -37,11 +37,11 @@ from pipelines.runs import open_run
 from pipelines.sources import open_source, read_group
 from tests.bench.bench_stream import copies, make_samples, show
 
-BATCH, THREADS, ROUNDS = 64, 2, 2
+BATCH, THREADS = 64, 2
 INPUT = Pose2PoseConfig().input_size
 
 
-def main(count: str = "2048") -> None:
+def main(count: str = "4096", rounds: str = "2") -> None:
     connect()
     with tempfile.TemporaryDirectory() as folder:
         samples = copies(make_samples(f"{folder}/world", 1024), Path(folder) / "samples", int(count) // 1024)
@@ -53,13 +53,16 @@ def main(count: str = "2048") -> None:
             "torch DataLoader, loop, ParquetWriter": lambda: plain_loop(f, samples, out),
             "jobs/annotate.py": lambda: ours(f, samples, out),
         }
-        show(f"Labels of {count} pictures, ResNet-50 at 256×192, batches of {BATCH}, float32", race(work, int(count)))
+        show(
+            f"Labels of {count} pictures, ResNet-50 at 256×192, batches of {BATCH}, float32",
+            race(work, int(count), int(rounds)),
+        )
 
 
-def race(work: dict[str, Callable[[], object]], count: int) -> tuple[list[str], list[list[str]]]:
+def race(work: dict[str, Callable[[], object]], count: int, rounds: int) -> tuple[list[str], list[list[str]]]:
     """In turns, start and end of each included."""
     times: dict[str, list[float]] = {name: [] for name in work}
-    for _, (name, run) in itertools.product(range(ROUNDS), work.items()):
+    for _, (name, run) in itertools.product(range(rounds), work.items()):
         started = time.perf_counter()
         run()
         times[name].append(time.perf_counter() - started)
@@ -84,6 +87,8 @@ def make_annotator(folder: str, config: Pose2PoseConfig) -> str:
 def decode_alone(samples: str) -> None:
     with Pool(THREADS) as pool:
         pool.map(_decode, [(samples, group) for group in range(len(open_source(samples).groups))], chunksize=1)
+        pool.close()
+        pool.join()
 
 
 def _decode(task: tuple[str, int]) -> int:
@@ -148,7 +153,7 @@ def ours(f: str, samples: str, out: Path) -> None:
     annotate(run, samples=samples, annotator=f, stage=stage)
     run.finish()
     forget_checkpoint(run)
-    storage.delete_contents(str(out))
+    shutil.rmtree(out)
 
 
 if __name__ == "__main__":
