@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs import start
+from mesh_lib.datasets.coco import Coco
 from pipelines import storage
 from pipelines.annotate import AnnotateStage, annotate, check_fit, forget_checkpoint
 from pipelines.annotators import load_annotator, weights_sha256
 from pipelines.cluster import connect
-from pipelines.ingest import IngestStage, ingest_coco
+from pipelines.ingest import IngestStage, ingest
 from pipelines.lease import Lease
 from pipelines.runs import Run, check_folder, load_run, open_run, plain, roles
 from pipelines.sources import open_source
@@ -97,13 +98,11 @@ def _tell(job: Job, counts: Counter[str]) -> None:
 
 def _ingest_folder(job: Job, run: Run) -> str:
     assert job.images and job.keypoints
-    samples = open_run(run.path("samples"), job="ingest", settings={}, inputs=[job.keypoints])
+    samples = open_run(run.path("samples"), job="ingest", settings={}, inputs=[job.keypoints], resume=True)
     if samples.finished:
         return samples.folder
-    found = ingest_coco(
-        samples, annotations=job.keypoints, images=job.images, dataset="folder", split="all",
-        stage=IngestStage(min_keypoints=1),
-    )  # fmt: skip
+    reader = Coco(annotations=job.keypoints, images=job.images)
+    found = ingest(samples, reader=reader, dataset="folder", split="all", stage=IngestStage(min_keypoints=1))
     samples.finish(result=found)
     for reason, count in sorted(found["skipped"].items()):
         log.info("  %d people left out: %s", count, reason)

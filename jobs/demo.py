@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs import start
-from pipelines.demo import Coco, Preset, check_coco, demo, plan
+from mesh_lib.datasets.coco import Coco
+from pipelines.demo import Preset, check_coco, demo, plan
 from pipelines.runs import open_run
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,9 @@ class Job:
 def main(job: Job) -> None:
     if (job.coco_annotations is None) != (job.coco_images is None):
         raise ValueError("pass --coco-annotations and --coco-images together")
-    coco = Coco(job.coco_annotations, job.coco_images) if job.coco_annotations and job.coco_images else None
+    coco = None
+    if job.coco_annotations and job.coco_images:
+        coco = Coco(annotations=job.coco_annotations, images=job.coco_images)
     if coco:
         check_coco(coco)
     inputs = [coco.annotations, coco.images] if coco else []

@@ -1,7 +1,6 @@
 """Ingest a dataset: the owners' annotations and pictures to sample shards (Parquet).
 
-Reads   <annotations>      person_keypoints_*.json, as the owners ship it
-        <images>           folder of the pictures that it names
+Reads   the dataset        as its owners ship it; which files, each dataset's --help says (docs/datasets.md)
 Writes  <out>              run.json, part-*.parquet: one row a person (docs/data.md)
 
     python jobs/ingest.py coco --annotations person_keypoints_val2017.json --images val2017 --out samples/coco
@@ -11,42 +10,47 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from typing import Annotated, Generic, TypeVar
+
+import tyro
 
 from jobs import start
+from mesh_lib.datasets.readers import READERS, Reader
+from pipelines import runs, storage
 from pipelines.cluster import connect
-from pipelines.ingest import IngestStage, ingest_coco, read_coco
+from pipelines.ingest import IngestStage, ingest
 from pipelines.runs import open_run
 
 log = logging.getLogger(__name__)
+R = TypeVar("R", bound=Reader)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coco:
-    """COCO person keypoints (or any file in that format)."""
+class Job(Generic[R]):
+    """A dataset to ingest."""
 
-    annotations: str
-    """person_keypoints_*.json"""
-    images: str
-    """Folder of the pictures."""
+    reader: Annotated[R, tyro.conf.arg(name="")]
     out: str
     """Folder to create."""
-    dataset: str = "coco"
-    """Name of the dataset in the sample ids."""
+    dataset: str = ""
+    """Name of the dataset in the sample ids; by default the reader's."""
     split: str = "train"
     """Name of the split in the sample ids."""
     stage: IngestStage = field(default_factory=IngestStage)
 
 
-def main(job: Coco) -> None:
-    read_coco(job.annotations)
-    run = open_run(job.out, job="ingest", settings=job, inputs=[job.annotations, job.images])
+def main(job: Job[Reader]) -> None:
+    dataset = job.dataset or next(name for name, kind in READERS.items() if isinstance(job.reader, kind))
+    for name in (dataset, job.split):
+        if not name or "/" in name:
+            raise ValueError(f"names of dataset and split become parts of sample ids: {name!r} is empty or has a /")
+    job.reader.units(storage.Files())
+    run = open_run(job.out, job="ingest", settings=runs.plain(job), inputs=job.reader.inputs, resume=True)
     if run.finished:
         log.info("%s is complete already", job.out)
         return
     connect()
-    found = ingest_coco(
-        run, annotations=job.annotations, images=job.images, dataset=job.dataset, split=job.split, stage=job.stage
-    )
+    found = ingest(run, reader=job.reader, dataset=dataset, split=job.split, stage=job.stage)
     run.finish(result=found)
     log.info("%d people kept: %s", found["rows"], job.out)
     for reason, count in sorted(found["skipped"].items()):
@@ -56,4 +60,4 @@ def main(job: Coco) -> None:
 
 
 if __name__ == "__main__":
-    start(main, {"coco": Coco}, doc=__doc__ or "")
+    start(main, {name: Job[kind] for name, kind in READERS.items()}, doc=__doc__ or "")

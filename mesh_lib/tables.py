@@ -54,7 +54,8 @@ CAMERA = pa.struct(
 
 
 def samples_schema(joint_set: JointSet, *, body_sha256: str | None = None) -> pa.Schema:
-    """One row a person (docs/data.md). Keypoints follow `joint_set`, `smpl_*` the body of that file."""
+    """One row a person (docs/data.md). Keypoints follow `joint_set`, `smpl_*` the body of that file; `mano_*` are the
+    left hand, then the right."""
     joints = len(joint_set)
     body = {} if body_sha256 is None else {"body_sha256": body_sha256}
     return pa.schema(
@@ -79,6 +80,10 @@ def samples_schema(joint_set: JointSet, *, body_sha256: str | None = None) -> pa
             _field("smpl_betas", (10,)),
             _field("smpl_transl_m", (3,)),
             ("smpl_valid", pa.bool_()),
+            _field("mano_pose", (2, 48)),
+            _field("mano_betas", (2, 10)),
+            _field("mano_transl_m", (2, 3)),
+            _field("mano_valid", (2,), pa.bool_()),
             ("camera", CAMERA),
             ("supervision", pa.string()),
         ],

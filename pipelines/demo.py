@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any, Literal, TypeVar
 
 import ray
 
+from mesh_lib.datasets.coco import Coco
 from pipelines import storage
 from pipelines.annotate import AnnotateStage, annotate
 from pipelines.annotators import load_prior
 from pipelines.bodies import cached_body, load_body_of
 from pipelines.cluster import connect
-from pipelines.ingest import IngestStage, ingest_coco, read_coco
+from pipelines.ingest import IngestStage, ingest
 from pipelines.measure import PeakMemory
 from pipelines.report import Page, make_report
 from pipelines.runs import Run, open_run
@@ -79,14 +81,6 @@ class Clock:
         self.seconds[name] = round(time.monotonic() - started, 1)
         log.info("      %.0f s", self.seconds[name])
         return result
-
-
-@dataclass(frozen=True)
-class Coco:
-    """The user's COCO-style pictures, if any."""
-
-    annotations: str
-    images: str
 
 
 def demo(run: Run, *, chosen: Plan, coco: Coco | None) -> dict[str, Any]:
@@ -195,16 +189,13 @@ class _Line:
 
     def ingest_pictures(self) -> None:
         assert self.coco
-        annotations, images, stage = self.coco.annotations, self.coco.images, IngestStage()
+        reader = Coco(annotations=self.coco.annotations, images=self.coco.images)
+        stage = IngestStage()
 
         def work(run: Run) -> dict[str, Any]:
-            return {
-                "result": ingest_coco(
-                    run, annotations=annotations, images=images, dataset="coco", split="demo", stage=stage
-                )
-            }
+            return {"result": ingest(run, reader=reader, dataset="coco", split="demo", stage=stage)}
 
-        self.stage("coco", work, settings=stage, inputs=[annotations, images])
+        self.stage("coco", work, settings=stage, inputs=reader.inputs)
 
     def train(self, name: str, training: AnnotatorTraining) -> None:
         strong, weak = [self.path("world/studio"), self.path("world/street3d")], [self.path("world/street")]
@@ -259,6 +250,8 @@ _JOBS = {
 
 def check_coco(coco: Coco) -> None:
     """Fail before the long work, not after it."""
-    read_coco(coco.annotations)
+    files = storage.Files()
+    for unit in coco.units(files):
+        next(coco.people(unit, files, Counter()), None)
     if not storage.exists(coco.images):
         raise ValueError(f"no folder of pictures at {coco.images}")

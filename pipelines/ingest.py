@@ -1,28 +1,40 @@
-"""Ingest: people of a dataset to sample shards, each with a crop of its picture, in parallel tasks."""
+"""Ingest: people of a dataset to sample shards, each with a crop of its picture, in parallel tasks.
+
+Two stages of one Ray Data stream: readers turn the owners' annotations into people, a shard's at a time; cutters turn
+people into rows of a Parquet file. Readers wait while cutters have enough to do, so memory does not grow with the
+dataset, and a run that was killed goes on past the shards that are written.
+"""
 
 from __future__ import annotations
 
 import logging
+import pickle
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import ray
 from ray.data import TaskPoolStrategy
 
 from mesh_lib import tables
-from mesh_lib.body.joints import COCO17
-from mesh_lib.datasets import coco
-from mesh_lib.datasets.images import BadImage, decode, encode_jpeg
+from mesh_lib.datasets.images import BadImage, encode_jpeg
+from mesh_lib.datasets.people import Person, Reader
 from mesh_lib.geometry import crop
 from pipelines import runs, storage
+from pipelines.pictures import Pictures
 
 log = logging.getLogger(__name__)
 
 SHARD_ROWS = 512
+LOOK_FOR = 100
+"""Pictures of a dataset's first people that are looked for before work begins."""
+WHOLE = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+READ_CPUS, CUT_CPUS = 0.5, 1.0
+"""Unlike resources keep Ray from fusing the two stages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +42,7 @@ class IngestStage:
     """What an ingested sample looks like."""
 
     min_keypoints: int = 6
-    """People with fewer labelled keypoints are left out, and counted."""
+    """People with fewer labelled keypoints are left out, and counted; datasets of boxes have none, and keep all."""
     store: str = "crop"
     """crop: the person with a wide margin; whole: the whole picture; uri: only where the picture is."""
     margin: float = 2.0
@@ -43,118 +55,219 @@ class IngestStage:
     def __post_init__(self) -> None:
         if self.store not in ("crop", "whole", "uri"):
             raise ValueError(f"store is crop, whole or uri; it is {self.store!r}")
-        if self.min_keypoints < 1 or self.margin < 1 or self.max_side_px < 32:
-            raise ValueError("min_keypoints and margin are at least 1, max_side_px at least 32")
+        if self.min_keypoints < 0 or self.margin < 1 or self.max_side_px < 32:
+            raise ValueError("min_keypoints is at least 0, margin at least 1, max_side_px at least 32")
+        runs.require_positive(self, "readers")
 
 
-def ingest_coco(
-    run: runs.Run, *, annotations: str, images: str, dataset: str, split: str, stage: IngestStage
-) -> dict[str, Any]:
-    """COCO person keypoints to samples in the run folder; returns what was kept and what was not, by reason.
+def ingest(run: runs.Run, *, reader: Reader, dataset: str, split: str, stage: IngestStage) -> dict[str, Any]:
+    """A dataset's people to samples in the run folder; returns what was kept and what was not, by reason.
 
-    Raises ValueError for a file that is not COCO, for duplicated ids, and where no picture can be found.
+    Shards that stand in the folder already are kept as they are. Raises ValueError for files that are not what the
+    reader reads, for duplicated ids, and where no picture can be found.
     """
-    skipped: Counter[str] = Counter()
-    images = storage.absolute(images)
-    people = list(coco.people(read_coco(annotations), min_keypoints=stage.min_keypoints, skipped=skipped))
-    if not people:
-        raise ValueError(f"no person to keep in {annotations}: {dict(skipped) or 'it has no annotations'}")
-    tables.check_keys([sample_id(dataset, split, person) for person in people])
-    if not any(storage.exists(storage.join(images, person.file_name)) for person in people[:1000]):
-        raise ValueError(
-            f"none of the pictures is under {images}: looked for {people[0].file_name} and others\n"
-            "  fix: pass the folder that holds the files that `file_name` in the annotations names"
-        )
-    shards = list(range(0, len(people), SHARD_ROWS))
-    writer = _CocoShard(run.folder, ray.put(people), images=images, dataset=dataset, split=split, stage=stage)
-    done = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
-        writer,
+    units = reader.units(storage.Files())
+    if not units:
+        raise ValueError(f"nothing to read in {', '.join(reader.inputs)}")
+    people = ray.data.from_items([{"unit": i} for i in range(len(units))], override_num_blocks=len(units)).map_batches(
+        _People(reader, ray.put(units), dataset=dataset, split=split, stage=stage),
         batch_size=1,
         batch_format="numpy",
-        compute=TaskPoolStrategy(size=min(stage.readers, len(shards))),
+        num_cpus=READ_CPUS,
+        compute=TaskPoolStrategy(size=min(stage.readers, len(units))),
     )
-    written = list(done.take_all())
-    rows, unreadable = sum(int(w["rows"]) for w in written), sum(int(w["unreadable"]) for w in written)
-    if rows != len(people):
-        raise ValueError(f"{len(people)} people went in but {rows} rows came out: {run.folder}")
+    people.context.target_max_block_size = 1  # each shard's people are a block as they are
+    shards = people.map_batches(
+        _Shard(run.folder, reader, stage),
+        batch_size=1,
+        batch_format="numpy",
+        num_cpus=CUT_CPUS,
+        compute=TaskPoolStrategy(size=stage.readers),
+    )
+    return _account(run, shards.iter_rows(), reader)
+
+
+def _account(run: runs.Run, shards: Iterable[dict[str, Any]], reader: Reader) -> dict[str, Any]:
+    planned = rows = unreadable = 0
+    skipped: Counter[str] = Counter()
+    keys: list[np.ndarray] = []
+    for shard in shards:
+        planned, rows = planned + shard["planned"], rows + shard["rows"]
+        unreadable += shard["unreadable"]
+        skipped.update(pickle.loads(shard["skipped"]))
+        keys.append(np.frombuffer(shard["keys"], np.int64))
+    where = ", ".join(reader.inputs)
+    try:
+        if not rows:
+            raise ValueError(f"no person to keep in {where}: {dict(skipped) or 'it has none'}")
+        if rows != planned:
+            raise ValueError(f"{planned} people went in but {rows} rows came out: {run.folder}")
+        _check_keys(run, np.concatenate(keys))
+    except ValueError:
+        for path, _ in storage.list_files(run.folder, ".parquet"):
+            storage.resolve(run.folder)[0].delete_file(path)
+        raise
     return {"rows": rows, "unreadable_pictures": unreadable, "skipped": dict(skipped)}
 
 
-def read_coco(path: str) -> coco.CocoFile:
-    """Raises ValueError where the file is absent or is not COCO."""
-    if not storage.exists(path):
-        raise ValueError(
-            f"no annotation file at {path}\n"
-            "  fix: pass the dataset's person_keypoints_*.json (https://cocodataset.org, 2017 Train/Val annotations)"
-        )
-    return coco.parse(storage.read_bytes(path), where=path)
+def _check_keys(run: runs.Run, keys: np.ndarray) -> None:
+    """Raises ValueError where two samples have the same id, or the same key."""
+    sorted_keys = np.sort(keys)
+    again = sorted_keys[1:][sorted_keys[1:] == sorted_keys[:-1]]
+    if not len(again):
+        return
+    table = storage.read_parquet(run.folder, columns=["sample_id", "sample_key"])
+    found = np.isin(table.column("sample_key").to_numpy(), again[:1])
+    tables.check_keys([table.column("sample_id")[int(i)].as_py() for i in np.flatnonzero(found)])
 
 
-def sample_id(dataset: str, split: str, person: coco.CocoPerson) -> str:
-    return f"{dataset}/{split}/{person.image_id}/{person.annotation_id}"
+class _People:
+    """Ray Data function: one unit of a dataset in; the people of its shards out, a shard's at a time."""
 
-
-class _CocoShard:
-    """Ray Data function: one planned shard in; its file written, its counts out."""
-
-    def __init__(
-        self, folder: str, people: ray.ObjectRef, *, images: str, dataset: str, split: str, stage: IngestStage
-    ) -> None:
-        self.folder, self.people, self.images = folder, people, images
+    def __init__(self, reader: Reader, units: ray.ObjectRef, *, dataset: str, split: str, stage: IngestStage) -> None:
+        self.reader, self.units = reader, units
         self.dataset, self.split, self.stage = dataset, split, stage
 
-    def __call__(self, batch: Any) -> dict[str, np.ndarray]:
-        cv2.setNumThreads(1)
-        first = int(batch["item"][0])
-        rows = [self._row(person) for person in ray.get(self.people)[first : first + SHARD_ROWS]]
-        unreadable = sum(row.get("image_size") is None for row in rows)
-        path = storage.join(self.folder, f"part-{first // SHARD_ROWS:05d}.parquet")
-        storage.write_parquet(tables.samples_table(rows, COCO17), path)
-        return {"rows": np.array([len(rows)]), "unreadable": np.array([unreadable])}
+    def __call__(self, batch: Any) -> Iterator[dict[str, list[Any]]]:
+        number = int(batch["unit"][0])
+        files, skipped = storage.Files(), Counter[str]()
+        shard: list[tuple[str, Person]] = []
+        count = 0
+        for person in self.reader.people(ray.get(self.units)[number], files, skipped):
+            if self._too_few(person, skipped):
+                continue
+            shard.append((f"{self.dataset}/{self.split}/{person.image_id}/{person.person_id}", person))
+            if len(shard) == SHARD_ROWS:
+                if not count:
+                    self._look(shard, files)
+                yield self._hand_over(number, count, shard, Counter())
+                shard, count = [], count + 1
+        if shard and not count:
+            self._look(shard, files)
+        yield self._hand_over(number, count, shard, skipped)
 
-    def _row(self, person: coco.CocoPerson) -> dict[str, Any]:
-        uri = storage.join(self.images, person.file_name)
-        box: Any = person.bbox_xywh_px
-        if box is None or box[2] * box[3] <= 0:
-            finite = np.isfinite(person.keypoints_2d_px).all(axis=1, keepdims=True)
-            visible = np.where(finite, person.keypoints_2d_px, 0.0)
-            box = crop.box_of_keypoints(visible) if visible[:, 2].any() else np.zeros(4)
-        row: dict[str, Any] = {
-            "sample_id": sample_id(self.dataset, self.split, person),
-            "dataset": self.dataset,
-            "split": self.split,
-            "image_id": person.image_id,
-            "person_id": person.annotation_id,
-            "image_uri": uri,
-            "bbox_xywh_px": box,
-            "keypoints_2d_px": person.keypoints_2d_px,
-            "smpl_valid": False,
-            "supervision": "itw_2d",
+    def _too_few(self, person: Person, skipped: Counter[str]) -> bool:
+        if self.reader.boxes_only:
+            return False
+        labelled = int(np.count_nonzero(~(person.keypoints_2d_px[:, 2] <= 0)))
+        if labelled >= max(1, self.stage.min_keypoints):
+            return False
+        skipped["too_few_keypoints" if labelled else "no_keypoints"] += 1
+        return True
+
+    def _look(self, shard: list[tuple[str, Person]], files: storage.Files) -> None:
+        """Raise ValueError where none of the first pictures is there: the wrong folder was passed."""
+        wanted = list(dict.fromkeys(person.picture for _, person in shard if person.image is None))[:LOOK_FOR]
+        if wanted and not any(files.exists(path) for path in wanted):
+            raise ValueError(
+                f"none of the pictures is under {wanted[0].rpartition('/')[0]}: looked for {wanted[0]} and others\n"
+                "  fix: pass the folder that holds the pictures that the annotations name"
+            )
+
+    def _hand_over(
+        self, unit: int, count: int, shard: list[tuple[str, Person]], skipped: Counter[str]
+    ) -> dict[str, list[Any]]:
+        # Pickled by us for us: nothing from a dataset is unpickled.
+        return {
+            "name": [f"part-{unit:05d}-{count:05d}.parquet"],
+            "people": [pickle.dumps(shard, pickle.HIGHEST_PROTOCOL)],
+            "skipped": [pickle.dumps(dict(skipped))],
         }
-        data = storage.read_image(uri)
+
+
+class _Shard:
+    """Ray Data function: a shard's people in; its file written, its counts out."""
+
+    def __init__(self, folder: str, reader: Reader, stage: IngestStage) -> None:
+        self.folder, self.joint_set, self.stage = folder, reader.joint_set, stage
+
+    def __call__(self, batch: Any) -> dict[str, Any]:
+        cv2.setNumThreads(1)
+        people = pickle.loads(batch["people"][0])
+        path = storage.join(self.folder, str(batch["name"][0]))
+        if people and not storage.exists(path):
+            storage.write_parquet(tables.samples_table(self._rows(people), self.joint_set), path)
+        rows, unreadable, keys = _standing(path) if people else (0, 0, b"")
+        return {
+            "planned": np.array([len(people)]),
+            "rows": np.array([rows]),
+            "unreadable": np.array([unreadable]),
+            "keys": np.array([keys], object),
+            "skipped": np.array([bytes(batch["skipped"][0])], object),
+        }
+
+    def _rows(self, people: list[tuple[str, Person]]) -> list[dict[str, Any]]:
+        """Rows in the order of the people; each picture is read once, however many people it shows."""
+        rows: list[dict[str, Any]] = [{} for _ in people]
+        pictures = Pictures()
+        for i in sorted(range(len(people)), key=lambda i: (people[i][1].picture, people[i][1].video_frame or 0)):
+            rows[i] = self._row(*people[i], pictures)
+        return rows
+
+    def _row(self, sample_id: str, person: Person, pictures: Pictures) -> dict[str, Any]:
+        row = describe(sample_id, person)
         try:
-            picture = decode(data)
+            picture, data = pictures.read(person)
         except BadImage:
             return row  # annotate quarantines it as bad_image: a row is never lost on the way
         row["image_size"] = np.array([picture.shape[1], picture.shape[0]], np.int32)
-        row["image"], row["crop_to_image"] = store(picture, data, box, self.stage)
+        linked = self.stage.store == "uri" and row["image_uri"] is not None
+        row["image"], row["crop_to_image"] = (
+            (None, WHOLE) if linked else store(picture, data, row["bbox_xywh_px"], self.stage)
+        )
         return row
+
+
+def _standing(path: str) -> tuple[int, int, bytes]:
+    """Rows of a written shard, those without a readable picture, and the keys."""
+    system, inner = storage.resolve(path)
+    table = pq.read_table(inner, filesystem=system, columns=["sample_key", "image_size"])
+    return len(table), table.column("image_size").null_count, table.column("sample_key").to_numpy().tobytes()
+
+
+def describe(sample_id: str, person: Person) -> dict[str, Any]:
+    """A samples row of all that is known of a person without their picture."""
+    dataset, split, *_ = sample_id.split("/")
+    box: Any = person.bbox_xywh_px
+    if box is None or box[2] * box[3] <= 0:
+        finite = np.isfinite(person.keypoints_2d_px).all(axis=1, keepdims=True)
+        visible = np.where(finite, person.keypoints_2d_px, 0.0)
+        box = crop.box_of_keypoints(visible) if visible[:, 2].any() else np.zeros(4)
+    row: dict[str, Any] = {
+        "sample_id": sample_id,
+        "dataset": dataset,
+        "split": split,
+        "image_id": person.image_id,
+        "person_id": person.person_id,
+        "sequence": person.sequence,
+        "frame": person.frame,
+        "image_uri": person.picture if person.image is None and person.video_frame is None else None,
+        "bbox_xywh_px": box,
+        "keypoints_2d_px": person.keypoints_2d_px,
+        "keypoints_3d_m": person.keypoints_3d_m,
+        "smpl_valid": person.smpl is not None,
+        "supervision": person.supervision,
+    }
+    if person.smpl is not None:
+        row |= {f"smpl_{name}": value for name, value in vars(person.smpl).items()}
+    if person.mano is not None:
+        row |= {f"mano_{name}": value for name, value in vars(person.mano).items()}
+    if person.camera is not None:
+        row["camera"] = dict(vars(person.camera))
+    return row
 
 
 def store(
     picture: np.ndarray, data: bytes | None, box: Sequence[float] | np.ndarray, stage: IngestStage
-) -> tuple[bytes | None, np.ndarray]:
+) -> tuple[bytes, np.ndarray]:
     """Bytes to keep of a picture, and the 2×3 affine from their pixels to the whole picture's."""
-    whole = np.array([[1.0, 0, 0], [0, 1.0, 0]])
     height, width = picture.shape[:2]
     x, y, w, h = (float(v) for v in box)
-    if stage.store == "uri":
-        return None, whole
     side = max(w, h) * stage.margin
     left, top = max(0, int(x + w / 2 - side / 2)), max(0, int(y + h / 2 - side / 2))
     right, bottom = min(width, int(x + w / 2 + side / 2) + 1), min(height, int(y + h / 2 + side / 2) + 1)
-    if stage.store == "whole" or right - left < 2 or bottom - top < 2:
-        return data, whole
+    if stage.store != "crop" or right - left < 2 or bottom - top < 2:
+        return data or encode_jpeg(picture), WHOLE
     part = picture[top:bottom, left:right]
     scale = max(1.0, max(part.shape[:2]) / stage.max_side_px)
     size = (max(1, round(part.shape[1] / scale)), max(1, round(part.shape[0] / scale)))

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -100,6 +100,21 @@ def list_files(folder: str, suffix: str = "") -> list[tuple[str, int]]:
         and f.path.endswith(suffix)
         and not any(part.startswith(MANIFESTS) for part in f.path[len(inner) :].split("/"))
     )
+
+
+class Files:
+    """The files of a dataset, for its reader (mesh_lib.datasets.people.Files): paths and s3:// addresses alike."""
+
+    def open(self, path: str) -> BinaryIO:
+        system, inner = resolve(path)
+        return cast(BinaryIO, patiently(path, lambda: system.open_input_file(inner)))
+
+    def exists(self, path: str) -> bool:
+        return exists(path)
+
+    def list(self, folder: str, suffix: str = "") -> list[str]:
+        head = folder.partition("://")[0] + "://" if "://" in folder else ""
+        return [head + path for path, _ in list_files(folder, suffix)]
 
 
 def list_hidden(folder: str, suffix: str = "") -> list[str]:

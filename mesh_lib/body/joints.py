@@ -113,4 +113,33 @@ LSP14 = JointSet(
 )  # fmt: skip
 """The 14 joints on which PA-MPJPE is usually scored, here taken from the body model by name."""
 
+FINGERS = ("thumb", "index", "middle", "ring", "pinky")
+
+
+def hand_joints(side: str, *, root: str = "wrist") -> tuple[str, ...]:
+    """21 names of a hand: its root, then each finger from its base (1) to its tip (4)."""
+    return (f"{side}_{root}", *(f"{side}_{finger}{i}" for finger in FINGERS for i in range(1, 5)))
+
+
+_EYE = ("outer_corner", "upper_outer", "upper_inner", "inner_corner", "lower_inner", "lower_outer")
+_MIRRORED_EYE = [_EYE[i] for i in (3, 2, 1, 0, 5, 4)]
+FACE68 = JointSet(
+    "face68",
+    (
+        *(f"right_jaw{i}" for i in range(1, 9)), "chin", *(f"left_jaw{i}" for i in range(8, 0, -1)),
+        *(f"right_eyebrow{i}" for i in range(1, 6)), *(f"left_eyebrow{i}" for i in range(5, 0, -1)),
+        "nose_bridge1", "nose_bridge2", "nose_bridge3", "nose_tip",
+        "right_nostril1", "right_nostril2", "nose_bottom", "left_nostril2", "left_nostril1",
+        *(f"right_eye_{part}" for part in _EYE), *(f"left_eye_{part}" for part in _MIRRORED_EYE),
+        "right_mouth_corner", "right_upper_lip1", "right_upper_lip2", "upper_lip", "left_upper_lip2",
+        "left_upper_lip1", "left_mouth_corner", "left_lower_lip1", "left_lower_lip2", "lower_lip",
+        "right_lower_lip2", "right_lower_lip1",
+        "right_inner_mouth_corner", "right_inner_upper_lip", "inner_upper_lip", "left_inner_upper_lip",
+        "left_inner_mouth_corner", "left_inner_lower_lip", "inner_lower_lip", "right_inner_lower_lip",
+    ),
+)  # fmt: skip
+"""iBUG's 68 landmarks of a face. Their order runs from the person's right to the left."""
+
+RIGHT_HAND21 = JointSet("right_hand21", hand_joints("right"))
+
 JOINT_SETS = {s.name: s for s in (SMPL24, VPOSER21, COCO17, POSE2POSE25, BODY33, LSP14)}

@@ -1,114 +1,165 @@
-"""COCO person keypoints: `person_keypoints_*.json` beside a folder of pictures, as the owners ship them.
+"""COCO person keypoints, and every file in that format: a list of pictures, a list of people.
 
-Licence: annotations CC BY 4.0; every picture has a licence of its own, named in the JSON. Coordinates are pixels
-of the whole picture, y down, integers at pixel centres: our frame already. v is 0 not labelled, 1 labelled but
-hidden, 2 visible.
+`person_keypoints_*.json` beside a folder of pictures, as the owners ship them (https://cocodataset.org). Licence:
+annotations CC BY 4.0; every picture has a licence of its own, named in the JSON. Coordinates are pixels of the whole
+picture, y down, integers at pixel centres: our frame already. v is 0 not labelled, 1 labelled but hidden, 2 visible.
+The COCO of Pose2Pose and of its 2D pose network: people with iscrowd = 0 and keypoints.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from mesh_lib.body.joints import COCO17, JointSet
+from mesh_lib.datasets import json_stream
+from mesh_lib.datasets.people import Files, Person, Reader, below, is_box, need
+from mesh_lib.tables import sample_key
 
-EXAMPLE = '{"images": [{"id", "file_name"}], "annotations": [{"id", "image_id", "keypoints": [x, y, v] * 17, "bbox"}]}'
-
-
-@dataclass(frozen=True)
-class CocoPerson:
-    """One person record, in the picture's pixels."""
-
-    annotation_id: str
-    image_id: str
-    file_name: str
-    keypoints_2d_px: np.ndarray
-    """(17, 3): x, y, confidence (1 labelled, 0 not)."""
-    bbox_xywh_px: np.ndarray | None
-    """The record's box; None where it has none of four finite numbers."""
+EXPECTED = (
+    '\n  expected: COCO person keypoints, {"images": [{"id", "file_name"}], '
+    '"annotations": [{"id", "image_id", "keypoints": [x, y, v] * 17, "bbox"}]}'
+)
+FIX = "pass the dataset's person_keypoints_*.json (https://cocodataset.org, 2017 Train/Val annotations)"
 
 
-@dataclass(frozen=True)
-class CocoFile:
-    """A parsed annotation file."""
+@dataclass(frozen=True, kw_only=True)
+class Coco(Reader):
+    """COCO person keypoints (or any file in that format)."""
 
-    images: dict[Any, dict[str, Any]]
-    annotations: list[dict[str, Any]]
-    joint_set: JointSet = COCO17
+    annotations: str
+    """person_keypoints_*.json"""
+    images: str
+    """Folder of the pictures."""
 
+    @property
+    def joint_set(self) -> JointSet:
+        return COCO17
 
-def parse(text: str | bytes, *, where: str) -> CocoFile:
-    """The file's images and person records. Raises ValueError that says what is not COCO about it."""
-    try:
-        content = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where} is not JSON: {error}") from None
-    wanted = f"\n  expected: COCO person keypoints, {EXAMPLE}"
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise ValueError(f"{where} is not a COCO file: it has no list `images`{wanted}")
-    if not isinstance(content.get("annotations"), list):
-        raise ValueError(f"{where} is not a COCO file: it has no list `annotations`{wanted}")
-    for name in ("id", "file_name"):
-        if any(not isinstance(image, dict) or name not in image for image in content["images"]):
-            raise ValueError(f"{where}: an entry of `images` has no `{name}`{wanted}")
-    for i, record in enumerate(content["annotations"]):
-        missing = [k for k in ("id", "image_id") if not isinstance(record, dict) or k not in record]
-        if missing:
-            raise ValueError(f"{where}: annotation {i} has no {' and no '.join(missing)}{wanted}")
-    if content["annotations"] and not any("keypoints" in record for record in content["annotations"]):
-        raise ValueError(f"{where} has annotations but no keypoints: is it an instances_*.json?{wanted}")
-    images = {image["id"]: image for image in content["images"]}
-    for image in images.values():
-        path = PurePosixPath(str(image["file_name"]))
-        if path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"{where}: file_name {image['file_name']!r} leaves the image folder; refused")
-    return CocoFile(images, content["annotations"])
+    @property
+    def inputs(self) -> Sequence[str]:
+        return self.annotations, self.images
 
+    def units(self, files: Files) -> list[str]:
+        return [need(files, self.annotations, what="annotation file", fix=FIX)]
 
-def people(file: CocoFile, *, min_keypoints: int, skipped: Counter[str]) -> Iterator[CocoPerson]:
-    """Every person with at least `min_keypoints` labelled keypoints; the others are counted in `skipped` by reason.
+    def people(self, unit: str, files: Files, skipped: Counter[str]) -> Iterator[Person]:
+        pictures = index_pictures(files, unit, fields=("file_name",))
+        for record in person_records(files, unit):
+            person = self.person(record, pictures, skipped)
+            if person is not None:
+                yield person
 
-    A record whose keypoints are not finite is passed on: it stays a row, and annotate quarantines it.
-    """
-    for record in file.annotations:
+    def person(self, record: dict[str, Any], pictures: Pictures, skipped: Counter[str]) -> Person | None:
+        """One record; None for one that is left out. A record whose keypoints are not finite stays: annotate
+        quarantines it."""
         if record.get("iscrowd"):
             skipped["crowd"] += 1
-            continue
-        image = file.images.get(record["image_id"])
-        if image is None:
+            return None
+        picture = pictures.of(record)
+        if picture is None:
             skipped["image_not_listed"] += 1
-            continue
-        try:
-            keypoints = np.asarray(record.get("keypoints"), dtype=np.float64).reshape(len(file.joint_set), 3)
-        except (TypeError, ValueError):
+            return None
+        keypoints = self.keypoints(record)
+        if keypoints is None:
             skipped["malformed_keypoints"] += 1
-            continue
-        confidence = (keypoints[:, 2] > 0) | np.isnan(keypoints[:, 2])
-        if not confidence.any():
-            skipped["no_keypoints"] += 1
-            continue
-        if confidence.sum() < min_keypoints:
-            skipped["too_few_keypoints"] += 1
-            continue
-        keypoints[:, 2] = confidence
+            return None
         box = record.get("bbox")
-        yield CocoPerson(
-            annotation_id=str(record["id"]),
+        return Person(
             image_id=str(record["image_id"]),
-            file_name=str(image["file_name"]),
+            person_id=str(record["id"]),
+            picture=below(self.images, str(picture[0]), where=self.annotations),
             keypoints_2d_px=keypoints,
-            bbox_xywh_px=np.asarray(box, np.float64) if _is_box(box) else None,
+            bbox_xywh_px=np.asarray(box, np.float64) if is_box(box) else None,
         )
 
+    def keypoints(self, record: dict[str, Any]) -> np.ndarray | None:
+        """(J, 3), confidence 1 where labelled; None where they are malformed."""
+        return flat_keypoints(record.get("keypoints"), len(self.joint_set))
 
-def _is_box(box: Any) -> bool:
-    return (
-        isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in box)
-    )
+
+def flat_keypoints(values: Any, count: int) -> np.ndarray | None:
+    """x, y, v of `count` joints one after the other, as (count, 3) with confidence 1 where v > 0."""
+    try:
+        keypoints = np.asarray(values, dtype=np.float64).reshape(count, 3)
+    except (TypeError, ValueError):
+        return None
+    keypoints = keypoints.copy()
+    keypoints[:, 2] = (keypoints[:, 2] > 0) | np.isnan(keypoints[:, 2])
+    return keypoints
+
+
+class Pictures:
+    """The pictures that a file lists, by id: a few tens of bytes each, whatever the file says of them."""
+
+    def __init__(self, records: Iterable[dict[str, Any]], *, fields: Sequence[str], where: str) -> None:
+        self.where = where
+        keys: list[int] = []
+        columns: list[list[Any]] = [[] for _ in fields]
+        chunks: list[list[pa.Array]] = [[] for _ in fields]
+        for record in records:
+            keys.append(sample_key(repr(record["id"])))
+            for column, name in zip(columns, fields, strict=True):
+                column.append(record[name])
+            if len(columns[0]) == 65536:
+                _flush(columns, chunks, where)
+        _flush(columns, chunks, where)
+        unsorted = np.array(keys, np.int64)
+        self.order = np.argsort(unsorted, kind="stable")
+        self.keys = unsorted[self.order]
+        self.columns = [pa.chunked_array(parts) for parts in chunks]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def of(self, record: dict[str, Any]) -> tuple[Any, ...] | None:
+        """The fields of a record's picture, in the order in which they were asked for; None where it is not listed."""
+        key = sample_key(repr(record["image_id"]))
+        at = int(np.searchsorted(self.keys, key, side="right")) - 1  # the last of those that share an id
+        if at < 0 or self.keys[at] != key:
+            return None
+        row = int(self.order[at])
+        return tuple(column[row].as_py() for column in self.columns)
+
+
+def _flush(columns: list[list[Any]], chunks: list[list[pa.Array]], where: str) -> None:
+    for column, parts in zip(columns, chunks, strict=True):
+        try:
+            parts.append(pa.array(column))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ValueError(f"{where}: entries of `images` differ in kind: {error}") from None
+        column.clear()
+
+
+def index_pictures(files: Files, path: str, *, fields: Sequence[str]) -> Pictures:
+    """What a file says of its pictures. Raises ValueError that says what is not COCO about it."""
+    return Pictures(_picture_records(files, path, fields), fields=fields, where=path)
+
+
+def _picture_records(files: Files, path: str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+    with files.open(path) as stream:
+        for _, _, image in json_stream.entries(stream, "images", where=path, expected=EXPECTED):
+            for name in ("id", *fields):
+                if not isinstance(image, dict) or name not in image:
+                    raise ValueError(f"{path}: an entry of `images` has no `{name}`{EXPECTED}")
+            yield image
+
+
+def person_records(files: Files, path: str, *, needs: str = "keypoints") -> Iterator[dict[str, Any]]:
+    """The records of people in a file, each with `id` and `image_id`. Raises ValueError where none has `needs`."""
+    with files.open(path) as stream:
+        records = useful = 0
+        for _, i, record in json_stream.entries(stream, "annotations", where=path, expected=EXPECTED):
+            missing = [k for k in ("id", "image_id") if not isinstance(record, dict) or k not in record]
+            if missing:
+                raise ValueError(f"{path}: annotation {i} has no {' and no '.join(missing)}{EXPECTED}")
+            records += 1
+            useful += needs in record
+            yield record
+    if records and not useful:
+        raise ValueError(f"{path} has annotations but no {needs}: is it an instances_*.json?{EXPECTED}")

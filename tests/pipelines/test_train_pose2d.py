@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from jobs.train_pose2d import Job, main
+from mesh_lib.datasets.coco import Coco
 from mesh_lib.nets.pose2d import Pose2D, Pose2DConfig
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from mesh_lib.nets.resnet import ResNet
 from pipelines import runs
-from pipelines.ingest import IngestStage, ingest_coco
+from pipelines.ingest import IngestStage, ingest
 from pipelines.train_annotator import AnnotatorTraining, starting_backbone
 from pipelines.train_pose2d import Pose2DTraining, load_pose2d, starting_network
 
@@ -30,8 +31,8 @@ def test_it_trains_scores_and_gives_f_its_backbone(
     coco = runs.open_run(tmp_path / "coco", job="ingest", settings={})
     truth = json.loads((photos / "keypoints.json").read_text().replace("NaN", "0"))
     (tmp_path / "truth.json").write_text(json.dumps(truth))
-    found = ingest_coco(coco, annotations=str(tmp_path / "truth.json"), images=str(photos), dataset="coco",
-                        split="x", stage=IngestStage())  # fmt: skip
+    reader = Coco(annotations=str(tmp_path / "truth.json"), images=str(photos))
+    found = ingest(coco, reader=reader, dataset="coco", split="x", stage=IngestStage())
     coco.finish(result=found)
     for record in truth["annotations"]:
         record |= {"iscrowd": 0, "area": 9000.0, "num_keypoints": 17, "category_id": 1}

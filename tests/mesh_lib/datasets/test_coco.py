@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 
 from mesh_lib.body.joints import COCO17
-from mesh_lib.datasets.coco import parse, people
+from mesh_lib.datasets.coco import Coco
+from mesh_lib.datasets.people import LocalFiles, Person
+
+Read = Callable[..., tuple[list[Person], Counter[str]]]
 
 
 def file(*records: dict[str, Any], images: list[dict[str, Any]] | None = None) -> bytes:
@@ -24,14 +28,25 @@ def record(visible: int = 17, **changed: Any) -> dict[str, Any]:
     return {"id": 1, "image_id": 7, "keypoints": flat, "bbox": [1, 2, 30, 40], **changed}
 
 
-def read(*records: dict[str, Any], least: int = 6) -> tuple[list[Any], Counter[str]]:
+def people(path: Path) -> tuple[list[Person], Counter[str]]:
     skipped: Counter[str] = Counter()
-    return list(people(parse(file(*records), where="x.json"), min_keypoints=least, skipped=skipped)), skipped
+    reader = Coco(annotations=str(path), images="pictures")
+    (unit,) = reader.units(LocalFiles())
+    return list(reader.people(unit, LocalFiles(), skipped)), skipped
 
 
-def test_a_person_comes_as_the_file_has_them() -> None:
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    def read(*records: dict[str, Any]) -> tuple[list[Person], Counter[str]]:
+        (tmp_path / "x.json").write_bytes(file(*records))
+        return people(tmp_path / "x.json")
+
+    return read
+
+
+def test_a_person_comes_as_the_file_has_them(read: Read) -> None:
     (person,), skipped = read(record(visible=9))
-    assert (person.annotation_id, person.image_id, person.file_name) == ("1", "7", "a.jpg")
+    assert (person.person_id, person.image_id, person.picture) == ("1", "7", "pictures/a.jpg")
     nose, hip = COCO17.index("nose"), COCO17.index("right_hip")
     np.testing.assert_array_equal(person.keypoints_2d_px[nose], (10, 20, 1))
     assert person.keypoints_2d_px[hip, 2] == 0 and person.keypoints_2d_px[:, 2].sum() == 9
@@ -39,7 +54,7 @@ def test_a_person_comes_as_the_file_has_them() -> None:
     assert not skipped
 
 
-def test_a_hidden_but_labelled_keypoint_counts_as_labelled() -> None:
+def test_a_hidden_but_labelled_keypoint_counts_as_labelled(read: Read) -> None:
     flat = [1.0, 1.0, 1] * 17
     (person,), _ = read(record(keypoints=flat))
     assert person.keypoints_2d_px[:, 2].sum() == 17
@@ -48,8 +63,6 @@ def test_a_hidden_but_labelled_keypoint_counts_as_labelled() -> None:
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"visible": 0}, "no_keypoints"),
-        ({"visible": 5}, "too_few_keypoints"),
         ({"iscrowd": 1}, "crowd"),
         ({"image_id": 8}, "image_not_listed"),
         ({"keypoints": [1, 2, 3]}, "malformed_keypoints"),
@@ -57,12 +70,12 @@ def test_a_hidden_but_labelled_keypoint_counts_as_labelled() -> None:
         ({"keypoints": None}, "malformed_keypoints"),
     ],
 )
-def test_who_is_left_out_is_counted_by_reason(wrong: dict[str, Any], reason: str) -> None:
+def test_who_is_left_out_is_counted_by_reason(read: Read, wrong: dict[str, Any], reason: str) -> None:
     found, skipped = read(record(**wrong), record(id=2))
-    assert [person.annotation_id for person in found] == ["2"] and skipped == {reason: 1}
+    assert [person.person_id for person in found] == ["2"] and skipped == {reason: 1}
 
 
-def test_nan_keypoints_stay_a_row_for_annotate_to_quarantine() -> None:
+def test_nan_keypoints_stay_a_row_for_annotate_to_quarantine(read: Read) -> None:
     flat = record()["keypoints"]
     flat[0] = float("nan")
     (person,), skipped = read(record(keypoints=flat))
@@ -72,7 +85,7 @@ def test_nan_keypoints_stay_a_row_for_annotate_to_quarantine() -> None:
 @pytest.mark.parametrize(
     "box", [None, "wide", [1, 2, 3], [1, 2, None, 4], [float("nan"), 2, 3, 4], [1, 2, float("inf"), 4]]
 )
-def test_a_record_without_a_box_has_none(box: Any) -> None:
+def test_a_record_without_a_box_has_none(read: Read, box: Any) -> None:
     (person,), _ = read(record(bbox=box))
     assert person.bbox_xywh_px is None
 
@@ -83,32 +96,38 @@ def test_a_record_without_a_box_has_none(box: Any) -> None:
         (b"", "not JSON"),
         (b'{"images": [', "not JSON"),
         (b"\xff\xfe\x00", "not JSON"),
-        (b"[]", "no list `images`"),
-        (b"3", "no list `images`"),
-        (b'{"images": []}', "no list `annotations`"),
+        (b"[]", "not JSON of an object"),
+        (b"3", "not JSON of an object"),
+        (b"{}", "no `images`"),
+        (b'{"images": []}', "no `annotations`"),
+        (b'{"images": [], "annotations": []} and more', "something follows"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"images": [' + b"[" * 100_000, "too deeply"),
         (b'{"images": [{"id": 1}], "annotations": []}', "no `file_name`"),
         (b'{"images": [5], "annotations": []}', "no `id`"),
         (b'{"images": [], "annotations": [{"id": 3}]}', "no image_id"),
         (b'{"images": [], "annotations": [7]}', "no id"),
         (b'{"images": [], "annotations": [{"id": 3, "image_id": 1, "segmentation": []}]}', "instances_"),
-        (file(images=[{"id": 1, "file_name": "../../etc/passwd"}]), "leaves the image folder"),
-        (file(images=[{"id": 1, "file_name": "/etc/passwd"}]), "leaves the image folder"),
+        (file(record(), images=[{"id": 7, "file_name": "../../etc/passwd"}]), "leaves the folder"),
+        (file(record(), images=[{"id": 7, "file_name": "/etc/passwd"}]), "leaves the folder"),
     ],
 )
-def test_what_is_not_coco_is_one_clear_error(content: bytes, said: str) -> None:
+def test_what_is_not_coco_is_one_clear_error(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.json") as error:
-        parse(content, where="x.json")
+        people(tmp_path / "x.json")
     assert said in str(error.value)
 
 
 @pytest.mark.samples
 def test_the_real_file_is_read_whole(samples_dir: Path) -> None:
     path = samples_dir / "coco" / "annotations" / "person_keypoints_val2017.json"
-    skipped: Counter[str] = Counter()
     content = json.loads(path.read_bytes())
-    found = list(people(parse(path.read_bytes(), where=str(path)), min_keypoints=6, skipped=skipped))
+    found, skipped = people(path)
     assert len(found) + skipped.total() == len(content["annotations"]) and found
     for person in found:
+        if not person.keypoints_2d_px[:, 2].any():
+            continue
         seen = person.keypoints_2d_px[person.keypoints_2d_px[:, 2] > 0]
         assert person.bbox_xywh_px is not None
         x, y, w, h = person.bbox_xywh_px
