@@ -18,6 +18,7 @@ from jobs import start
 from pipelines import storage
 from pipelines.report import make_report
 from pipelines.runs import load_run
+from pipelines.verify import JOBS
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +40,9 @@ class Job:
 
 
 def main(job: Job) -> None:
-    record = load_run(job.labels, job="annotate")
+    record = load_run(job.labels, job=JOBS)
     if job.against:
-        load_run(job.against, job="annotate")
+        load_run(job.against, job=JOBS)
     samples = job.samples or record["samples"]
     page = make_report(labels=job.labels, samples=samples, title=job.title, against=job.against)
     storage.write_bytes(job.out, page.html.encode())

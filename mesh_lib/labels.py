@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mesh_lib import tables
 from mesh_lib.body.joints import BODY33
+from mesh_lib.body.layer import KeypointLayer
 from mesh_lib.geometry.cameras import crop_to_image_camera, project
 from mesh_lib.geometry.rotations import rotmat_to_rotvec, rotvec_to_rotmat
 from mesh_lib.metrics.joints import reprojection_px
@@ -51,11 +53,6 @@ def make_labels(
     stored_m = stored_m.double() + answer.transl_m.double()[:, None]
     again_px = project(stored_m, focal_px=camera.focal_px, princpt_px=camera.princpt_px)
 
-    side = bbox_xywh_px[:, 2:].double().amax(dim=1)
-    target, visible = keypoints_2d_px[..., :2].double(), keypoints_2d_px[..., 2].double()
-    error_px = reprojection_px(predicted_px=joints_2d_px, target_px=target, visible=visible)
-    seen = visible > 0
-    near = ((joints_2d_px - target).norm(dim=-1) < HIGH_REPROJECTION * side[:, None]) & seen
     columns = {
         "global_orient": rotvec[:, 0],
         "body_pose": rotvec[:, 1:].flatten(1),
@@ -69,14 +66,65 @@ def make_labels(
         "joints_2d_px": joints_2d_px.flatten(1),
         "joints_3d_m": answer.joints_m.flatten(1),
         "camera_self_check_px": (again_px - joints_2d_px).norm(dim=-1).amax(dim=1),
+        "pose_prior_norm": answer.z.norm(dim=1) if answer.z.shape[1] else answer.z,
+        "shape_norm": answer.betas.norm(dim=1),
+        **_residuals(joints_2d_px, bbox_xywh_px=bbox_xywh_px, keypoints_2d_px=keypoints_2d_px),
+    }
+    return {name: value.detach().cpu().numpy() for name, value in columns.items()}
+
+
+def labels_of(
+    keypoints: KeypointLayer,
+    *,
+    rotvec: Float[Tensor, "batch 24 3"],
+    betas: Float[Tensor, "batch 10"],
+    transl_m: Float[Tensor, "batch 3"],
+    focal_px: Float[Tensor, "batch 2"],
+    princpt_px: Float[Tensor, "batch 2"],
+    bbox_xywh_px: Float[Tensor, "batch 4"],
+    keypoints_2d_px: Float[Tensor, "batch 33 3"],
+) -> dict[str, np.ndarray]:
+    """Columns of the pseudo_gt table for parameters that somebody else found; keypoints is BODY33 of their body.
+
+    What only our own network knows (z, its camera output, its box) is null.
+    """
+    joints_m = keypoints(rotmats=rotvec_to_rotmat(rotvec.double()).to(betas.dtype), betas=betas).double()
+    joints_m = joints_m + transl_m.double()[:, None]
+    joints_2d_px = project(joints_m, focal_px=focal_px.double(), princpt_px=princpt_px.double())
+    columns = {
+        "global_orient": rotvec[:, 0],
+        "body_pose": rotvec[:, 1:].flatten(1),
+        "betas": betas,
+        "transl_m": transl_m,
+        "focal_px": focal_px,
+        "princpt_px": princpt_px,
+        "joints_2d_px": joints_2d_px.flatten(1),
+        "joints_3d_m": joints_m.flatten(1),
+        "camera_self_check_px": torch.where(joints_2d_px.isfinite().all(dim=(1, 2)), 0.0, torch.nan),
+        "shape_norm": betas.norm(dim=1),
+        **_residuals(joints_2d_px, bbox_xywh_px=bbox_xywh_px, keypoints_2d_px=keypoints_2d_px),
+    }
+    return {name: value.detach().cpu().numpy() for name, value in columns.items()}
+
+
+def _residuals(
+    joints_2d_px: Float[Tensor, "batch 33 2"],
+    *,
+    bbox_xywh_px: Float[Tensor, "batch 4"],
+    keypoints_2d_px: Float[Tensor, "batch 33 3"],
+) -> dict[str, Tensor]:
+    """How far a label's joints lie from the given keypoints."""
+    side = bbox_xywh_px[:, 2:].double().amax(dim=1)
+    target, visible = keypoints_2d_px[..., :2].double(), keypoints_2d_px[..., 2].double()
+    error_px = reprojection_px(predicted_px=joints_2d_px, target_px=target, visible=visible)
+    seen = visible > 0
+    near = ((joints_2d_px - target).norm(dim=-1) < HIGH_REPROJECTION * side[:, None]) & seen
+    return {
         "reprojection_error_px": error_px,
         "reprojection_error_box": error_px / side,
         "keypoints_used": seen.sum(dim=1),
-        "pose_prior_norm": answer.z.norm(dim=1) if answer.z.shape[1] else answer.z,
-        "shape_norm": answer.betas.norm(dim=1),
         "confidence": near.sum(dim=1) / seen.sum(dim=1).clamp_min(1),
     }
-    return {name: value.detach().cpu().numpy() for name, value in columns.items()}
 
 
 def failures(label: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -91,9 +139,10 @@ def failures(label: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def flags(label: Mapping[str, np.ndarray], *, image_size: np.ndarray) -> list[list[str]]:
     """What a reader may want to filter on, for each row; a flagged label is still a label. image_size: (rows, 2)."""
-    x, y, w, h = label["crop_box_xywh_px"].T
+    rows = len(image_size)
+    x, y, w, h = label.get("crop_box_xywh_px", np.zeros((rows, 4))).T
     width, height = image_size.T
-    prior = label["pose_prior_norm"].reshape(len(x), -1)
+    prior = label.get("pose_prior_norm", np.zeros((rows, 0))).reshape(rows, -1)
     found = {
         "high_reprojection": label["reprojection_error_box"] > HIGH_REPROJECTION,
         "implausible_pose": (prior > IMPLAUSIBLE_POSE).any(axis=1),
@@ -101,7 +150,7 @@ def flags(label: Mapping[str, np.ndarray], *, image_size: np.ndarray) -> list[li
         "few_keypoints": label["keypoints_used"] < FEW_KEYPOINTS,
         "crop_leaves_image": (x < 0) | (y < 0) | (x + w > width) | (y + h > height),
     }
-    return [[name for name, is_so in found.items() if is_so[row]] for row in range(len(x))]
+    return [[name for name, is_so in found.items() if is_so[row]] for row in range(rows)]
 
 
 def labels_table(

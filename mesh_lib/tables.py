@@ -28,6 +28,7 @@ QUARANTINE = {
     "not_finite": "the network's answer is NaN or infinite",
     "behind_camera": "a joint of the label lies behind the camera",
     "camera_inconsistent": "the stored mesh through the stored camera is not where the label says, by half a pixel",
+    "not_labelled": "the labels that were imported have none of this person",
     "out_of_memory": "the network ran out of memory even on this sample alone",
 }
 """Why a sample carries no label; every other sample has status `ok`."""

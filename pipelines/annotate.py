@@ -137,7 +137,7 @@ def annotate(run: runs.Run, *, samples: str, annotator: str, stage: AnnotateStag
             done = _sweep(run)
         if done == source.rows:
             break
-    return _succeed(run, source=source, lines=lines, seconds=time.time() - started)
+    return succeed(run, source=source, lines=lines, seconds=time.time() - started)
 
 
 def _label(
@@ -309,7 +309,7 @@ def status_of(path: str) -> str:
     return folder.removeprefix("status=") if folder.startswith("status=") else ""
 
 
-def _succeed(run: runs.Run, *, source: Source, lines: dict[str, str], seconds: float) -> Counter[str]:
+def succeed(run: runs.Run, *, source: Source, lines: dict[str, str], seconds: float) -> Counter[str]:
     """Say that all is done, if it is. The checkpoint goes last: until then it is what keeps rows from being doubled."""
     listed = storage.list_files(run.path(LABELS), ".parquet")
     rows = _rows_of(run.path(LABELS), [path for path, _ in listed])

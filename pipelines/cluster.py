@@ -90,3 +90,13 @@ def set_up_data() -> None:
     context.raise_original_map_exception = True  # a mistake found in a task is told as one found here
     if Unhurried not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(Unhurried)
+
+
+def give_way() -> None:
+    """Let this process run only where a core would idle: it works ahead for one that computes.
+
+    A network's threads wait for one another after every layer. A decoder that takes one core for a moment stops them
+    all; one that waits until they wait for it costs them nothing but its own time.
+    """
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

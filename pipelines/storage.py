@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import random
+import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -107,7 +110,8 @@ class Files:
 
     def open(self, path: str) -> BinaryIO:
         system, inner = resolve(path)
-        return cast(BinaryIO, patiently(path, lambda: system.open_input_file(inner)))
+        raw = cast(io.RawIOBase, patiently(path, lambda: system.open_input_file(inner)))
+        return io.BufferedReader(raw, 1 << 20)
 
     def exists(self, path: str) -> bool:
         return exists(path)
@@ -175,6 +179,26 @@ def write_bytes(path: str, data: bytes) -> None:
             system.move(pending, inner)
 
     patiently(path, write)
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[BinaryIO]:
+    """A stream to a file that is there, whole, once the block has ended without an error."""
+    system, inner = resolve(path)
+    folder, _, name = inner.rpartition("/")
+    remote = "://" in path
+    if remote:  # an object appears when its upload is complete, which an error must prevent
+        with tempfile.TemporaryFile() as scratch:
+            yield cast(BinaryIO, scratch)
+            scratch.seek(0)
+            with system.open_output_stream(inner) as stream:
+                shutil.copyfileobj(scratch, stream, 1 << 22)
+        return
+    system.create_dir(folder, recursive=True)
+    pending = f"{folder}/{_pending(name)}"
+    with open(pending, "wb") as stream:
+        yield stream
+    system.move(pending, inner)
 
 
 def _pending(name: str) -> str:

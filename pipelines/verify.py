@@ -20,16 +20,20 @@ from pipelines.sources import open_source
 LISTED = 5
 """Examples told of each kind of fault."""
 ALWAYS = (
-    "global_orient", "body_pose", "betas", "crop_camera", "crop_box_xywh_px", "transl_m", "focal_px", "princpt_px",
-    "joints_2d_px", "joints_3d_m",
+    "global_orient", "body_pose", "betas", "transl_m", "focal_px", "princpt_px", "joints_2d_px", "joints_3d_m",
 )  # fmt: skip
 """Array columns that every label has; whatever else a label has must be finite too."""
+OURS = ("crop_camera", "crop_box_xywh_px")
+"""The same of labels that our own network made."""
+JOBS = ("annotate", "import_labels")
+"""Whose run folders hold labels."""
 
 
 @dataclass
 class Audit:
     """What was looked at, and what is wrong with it."""
 
+    always: tuple[str, ...] = ALWAYS + OURS
     rows: int = 0
     samples: int = 0
     files: int = 0
@@ -64,9 +68,9 @@ def verify(out: str, *, samples: str | None = None) -> Audit:
     if not storage.exists(storage.join(out, runs.RUN_FILE)):
         raise ValueError(f"{out} is not a run folder: it has no {runs.RUN_FILE}\n  fix: pass --out of jobs/annotate.py")
     record = storage.read_json(storage.join(out, runs.RUN_FILE))
-    if record.get("job") != "annotate":
-        raise ValueError(f"{out} is a run of {record.get('job')}, not of annotate")
-    audit = Audit()
+    if record.get("job") not in JOBS:
+        raise ValueError(f"{out} is a run of {record.get('job')}, not of {' or '.join(JOBS)}")
+    audit = Audit(always=ALWAYS + (OURS if record["job"] == "annotate" else ()))
     if record.get("status") != "complete":
         audit.fault("incomplete", f"the run is {record.get('status')}; run the same command again")
     folder = storage.join(out, LABELS)
@@ -169,7 +173,7 @@ def _check_rows(audit: Audit, path: str, table: pa.Table, *, labelled: bool) -> 
     wrong = [name is None or tables.sample_key(name) != key for name, key in zip(ids, keys, strict=True)]
     tell("key", np.array(wrong, bool))
     if not labelled:
-        full = [table.column(name).is_valid().to_numpy() for name in ALWAYS if name in table.column_names]
+        full = [table.column(name).is_valid().to_numpy() for name in audit.always if name in table.column_names]
         tell("label_of_quarantined", np.any(full, axis=0))
         return
     finite = np.ones(len(table), bool)
@@ -177,7 +181,7 @@ def _check_rows(audit: Audit, path: str, table: pa.Table, *, labelled: bool) -> 
         column = table.column(one.name)
         if pa.types.is_fixed_size_list(one.type):
             values = np.isfinite(tables.numpy_column(table, one.name, missing=0.0)).all(axis=1)
-            finite &= values & (column.is_valid().to_numpy() | (one.name not in ALWAYS))
+            finite &= values & (column.is_valid().to_numpy() | (one.name not in audit.always))
         elif pa.types.is_floating(one.type):
             finite &= np.isfinite(column.fill_null(0.0).to_numpy())
     tell("not_finite", ~finite)

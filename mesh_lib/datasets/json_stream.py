@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, Protocol, runtime_checkable
 
 CHUNK = 1 << 20
 MAX_ENTRY = 1 << 28
@@ -17,10 +17,15 @@ MAX_ENTRY = 1 << 28
 _SPACE = " \t\n\r"
 
 
+@runtime_checkable
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
 class _Text:
     """A window on the text of a file."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Readable) -> None:
         self.stream, self.bytes = stream, codecs.getincrementaldecoder("utf-8-sig")()
         self.buffer, self.at = "", 0
         self.decoder = json.JSONDecoder()
@@ -70,7 +75,7 @@ class _Text:
                 size *= 2
 
 
-def entries(stream: BinaryIO, *names: str, where: str, expected: str = "") -> Iterator[tuple[str, Any, Any]]:
+def entries(stream: Readable, *names: str, where: str, expected: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(name, key, entry) for each entry of the lists and objects that a JSON object has under `names`, in file order.
 
     The key is a list entry's position, or an object entry's name. Without names: of all that the object has. A value
@@ -107,7 +112,7 @@ def entries(stream: BinaryIO, *names: str, where: str, expected: str = "") -> It
         raise ValueError(f"{where} has no `{'`, no `'.join(lacking)}`{expected}")
 
 
-def elements(stream: BinaryIO, *, where: str) -> Iterator[Any]:
+def elements(stream: Readable, *, where: str) -> Iterator[Any]:
     """The elements of a file that is one list. Raises ValueError for any other."""
     text = _Text(stream)
     try:
@@ -118,7 +123,7 @@ def elements(stream: BinaryIO, *, where: str) -> Iterator[Any]:
         raise ValueError(f"{where} is not JSON of a list: {error}") from None
 
 
-def members(stream: BinaryIO, *, where: str) -> Iterator[tuple[str, Any]]:
+def members(stream: Readable, *, where: str) -> Iterator[tuple[str, Any]]:
     """(name, value) of a file that is one object, each value whole. Raises ValueError for any other."""
     text = _Text(stream)
     try:
