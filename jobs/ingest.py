@@ -9,27 +9,27 @@ Writes  <out>              run.json, part-*.parquet: one row a person (docs/data
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
-from typing import Annotated, Generic, TypeVar
+from dataclasses import dataclass, field, make_dataclass
+from typing import Annotated
 
 import tyro
 
 from jobs import start
-from mesh_lib.datasets.readers import READERS, Reader
+from mesh_lib.datasets.people import Reader
+from mesh_lib.datasets.readers import READERS
 from pipelines import runs, storage
 from pipelines.cluster import connect
 from pipelines.ingest import IngestStage, ingest
 from pipelines.runs import open_run
 
 log = logging.getLogger(__name__)
-R = TypeVar("R", bound=Reader)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(Generic[R]):
+class Job:
     """A dataset to ingest."""
 
-    reader: Annotated[R, tyro.conf.arg(name="")]
+    reader: Reader
     out: str
     """Folder to create."""
     dataset: str = ""
@@ -39,7 +39,7 @@ class Job(Generic[R]):
     stage: IngestStage = field(default_factory=IngestStage)
 
 
-def main(job: Job[Reader]) -> None:
+def main(job: Job) -> None:
     dataset = job.dataset or next(name for name, kind in READERS.items() if isinstance(job.reader, kind))
     for name in (dataset, job.split):
         if not name or "/" in name:
@@ -59,5 +59,13 @@ def main(job: Job[Reader]) -> None:
         log.info("  %d kept without a readable picture; annotate will quarantine them", found["unreadable_pictures"])
 
 
+def job_of(kind: type[Reader]) -> type[Job]:
+    """The job of one dataset: its reader's fields are options of its own."""
+    reader = Annotated[kind, tyro.conf.arg(name="")]
+    job = make_dataclass(kind.__name__, [("reader", reader)], bases=(Job,), frozen=True, kw_only=True)
+    job.__doc__ = kind.__doc__
+    return job
+
+
 if __name__ == "__main__":
-    start(main, {name: Job[kind] for name, kind in READERS.items()}, doc=__doc__ or "")
+    start(main, {name: job_of(kind) for name, kind in READERS.items()}, doc=__doc__ or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from mesh_lib.datasets import amass, bvh
+from mesh_lib.datasets import amass, asf_amc, bvh
 from mesh_lib.world.poses import Poses
 
 log = logging.getLogger(__name__)
@@ -18,10 +18,10 @@ def gather_clips(*, bvh_dir: Path | None, amass_dir: Path | None) -> list[Poses]
     """Every clip of both folders at FRAMES_PER_S, sorted by path. Raises ValueError where a named folder holds none."""
     clips: list[Poses] = []
     if bvh_dir:
-        paths = sorted(Path(bvh_dir).rglob("*.bvh"))
+        paths = sorted(path for suffix in ("bvh", "amc") for path in Path(bvh_dir).rglob(f"*.{suffix}"))
         if not paths:
-            raise ValueError(f"no .bvh clips in {bvh_dir}")
-        clips += [_thinned_bvh(path) for path in paths]
+            raise ValueError(f"no .bvh or .amc clips in {bvh_dir}")
+        clips += [_thinned(path) for path in paths]
     if amass_dir:
         paths = amass.find_clips(amass_dir)
         if not paths:
@@ -32,6 +32,8 @@ def gather_clips(*, bvh_dir: Path | None, amass_dir: Path | None) -> list[Poses]
     return clips
 
 
-def _thinned_bvh(path: Path) -> Poses:
+def _thinned(path: Path) -> Poses:
+    if path.suffix == ".amc":
+        return asf_amc.read_asf_amc(path, every=round(asf_amc.FRAMES_PER_S / FRAMES_PER_S))
     motion = bvh.parse_bvh(path)
     return bvh.retarget(motion, every=max(1, round(1 / (FRAMES_PER_S * motion.frame_time_s))))

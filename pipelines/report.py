@@ -87,7 +87,7 @@ def make_report(*, labels: str, samples: str, title: str, against: str | None = 
         ("samples", f"{counts.total():,}"),
         ("labelled", f"{counts[tables.OK]:,}"),
         ("quarantined", f"{counts.total() - counts[tables.OK]:,}"),
-        ("median reprojection error", f"{_number(median)} px"),
+        ("median reprojection error", f"{number(median)} px"),
         ("flagged high_reprojection", f"{flag_counts['high_reprojection']:,}"),
     ]
     sheets = [
@@ -102,7 +102,8 @@ def make_report(*, labels: str, samples: str, title: str, against: str | None = 
             "cells": [cells[int(key)] for key in keys[worst] if int(key) in cells],
         },
     ]
-    page = jinja2.Environment(autoescape=True).from_string(_template()).render(
+    page = render(
+        "report.html.j2",
         title=title,
         subtitle=f"labels {labels} · samples {samples}",
         numbers=numbers,
@@ -117,8 +118,10 @@ def make_report(*, labels: str, samples: str, title: str, against: str | None = 
     return Page(page, counts.total(), counts[tables.OK], median, flag_counts["high_reprojection"], comparison)
 
 
-def _template() -> str:
-    return (Path(__file__).parent / "report.html.j2").read_text()
+def render(template: str, **values: Any) -> str:
+    """A page from one of the templates beside this file."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    return jinja2.Environment(autoescape=True, loader=loader).get_template(template).render(**values)
 
 
 def _changes(comparison: Comparison, labels: str, against: str, source: Source) -> dict[str, Any]:
@@ -126,7 +129,7 @@ def _changes(comparison: Comparison, labels: str, against: str, source: Source) 
     both = len(comparison.pairs)
 
     def line(what: str, column: str, unit: str) -> tuple[str, str, str]:
-        median, most = (f"{_number(comparison.percentile(column, q))} {unit}" for q in (50, 95))
+        median, most = (f"{number(comparison.percentile(column, q))} {unit}" for q in (50, 95))
         return what, median, most
 
     return {
@@ -161,7 +164,7 @@ def _pair_sheet(comparison: Comparison, labels: str, against: str, source: Sourc
         if cell := cells.get(row["sample_key"]):
             cell["text"] = (
                 f"{row['root_mm']:.1f} mm apart, {row['pa_mm']:.1f} mm once aligned; "
-                f"{_number(row['error_px'])} px, was {_number(row['error_px_old'])} px"
+                f"{number(row['error_px'])} px, was {number(row['error_px_old'])} px"
             )
     return {
         "title": f"The {len(keys)} labels that differ most",
@@ -219,12 +222,7 @@ def _cell(
         picture = decode(sample["image"] if sample["image"] is not None else storage.read_image(sample["image_uri"]))
     except BadImage as error:
         return {"name": label["sample_id"], "image": "", "text": str(error), "flags": "picture gone"}
-    stored = np.array(sample["crop_to_image"]).reshape(2, 3)
-    zoom = CELL_HEIGHT_PX / picture.shape[0]
-    picture = cv2.resize(
-        picture, (max(1, round(picture.shape[1] * zoom)), CELL_HEIGHT_PX), interpolation=cv2.INTER_AREA
-    )
-    scale, shift = np.array([stored[0, 0], stored[1, 1]]) / zoom, stored[:, 2]
+    picture, scale, shift = fit(picture, np.array(sample["crop_to_image"]).reshape(2, 3))
     drawn = picture.copy()
     for x, y, confidence in np.array(sample["keypoints_2d_px"]).reshape(-1, 3):
         if confidence > 0 and np.isfinite([x, y]).all():
@@ -235,12 +233,20 @@ def _cell(
     strip = [drawn, *(front for front, _ in views), *(side for _, side in views)]
     return {
         "name": label["sample_id"],
-        "image": _inline(encode_jpeg(np.concatenate(strip, axis=1), quality=82), "jpeg"),
-        "text": f"{_number(label['reprojection_error_px'])} px, "
-        f"{_number(label['reprojection_error_box'], '.1%')} of the box; "
-        f"‖z‖ {_number(label['pose_prior_norm'])}, ‖betas‖ {_number(label['shape_norm'])}",
+        "image": inline(encode_jpeg(np.concatenate(strip, axis=1), quality=82), "jpeg"),
+        "text": f"{number(label['reprojection_error_px'])} px, "
+        f"{number(label['reprojection_error_box'], '.1%')} of the box; "
+        f"‖z‖ {number(label['pose_prior_norm'])}, ‖betas‖ {number(label['shape_norm'])}",
         "flags": ", ".join(label["flags"]),
     }
+
+
+def fit(picture: np.ndarray, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A stored picture in a cell's height; its pixels times scale plus shift are the whole picture's."""
+    zoom = CELL_HEIGHT_PX / picture.shape[0]
+    size = (max(1, round(picture.shape[1] * zoom)), CELL_HEIGHT_PX)
+    picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return picture, np.array([stored[0, 0], stored[1, 1]]) / zoom, stored[:, 2]
 
 
 @torch.no_grad()
@@ -261,7 +267,7 @@ def _views(
     )
 
 
-def _number(value: float | None, form: str = ".1f") -> str:
+def number(value: float | None, form: str = ".1f") -> str:
     return "–" if value is None or np.isnan(value) else f"{value:{form}}"
 
 
@@ -279,7 +285,7 @@ def _histograms(made: pa.Table) -> str:
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=80)
     plt.close(figure)
-    return _inline(out.getvalue(), "png")
+    return inline(out.getvalue(), "png")
 
 
 def _quarantined(folder: str, counts: Counter[str]) -> list[tuple[str, str]]:
@@ -297,5 +303,5 @@ def _lineage(folder: str) -> list[tuple[str, str]]:
     return [(name, metadata.get(name.encode(), b"unknown").decode()) for name in names]
 
 
-def _inline(data: bytes, kind: str) -> str:
+def inline(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

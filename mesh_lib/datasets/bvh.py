@@ -8,7 +8,7 @@ World frame: y up, as in the files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -247,12 +247,17 @@ def retarget(motion: BvhMotion, *, every: int = 1) -> Poses:
         if name.endswith("_hand"):  # the files have fingers, SMPL a rigid hand
             world[:, joint] = world[:, SMPL_PARENTS[joint]]
         else:
-            world[:, joint] = rotations[:, motion.index(table[name])] @ _rest_turn(motion, table, name)
+            turn = rest_turn(name, lambda tip: motion.joints[motion.index(table[tip])].offset)
+            world[:, joint] = rotations[:, motion.index(table[name])] @ turn
+    return poses_of(world, positions[:, motion.index(table["pelvis"])] * metres_per_unit(motion, table))
+
+
+def poses_of(world: Float[np.ndarray, "frames 24 3 3"], pelvis_m: Float[np.ndarray, "frames 3"]) -> Poses:
+    """A clip from the world rotation of every SMPL joint's bones."""
     local = world.copy()
     local[:, 1:] = world[:, SMPL_PARENTS[1:]].swapaxes(-1, -2) @ world[:, 1:]
     rotvec = quat_to_rotvec(rotmat_to_quat(local)).astype(np.float32)
-    pelvis = positions[:, motion.index(table["pelvis"])] * metres_per_unit(motion, table)
-    return Poses(rotvec[:, 1:], rotvec[:, 0], np.full(len(rotvec), "mocap"), pelvis.astype(np.float32))
+    return Poses(rotvec[:, 1:], rotvec[:, 0], np.full(len(rotvec), "mocap"), pelvis_m.astype(np.float32))
 
 
 def read_bvh(path: Path, *, every: int = 1) -> Poses:
@@ -295,17 +300,18 @@ _BONES = {
 }  # fmt: skip
 
 
-def _rest_turn(motion: BvhMotion, table: dict[str, str], joint: str) -> np.ndarray:
-    """Turn from SMPL's T-pose to the file's rest pose, for one bone: smallest that lines the bones up.
+def rest_turn(joint: str, bone_to: Callable[[str], Sequence[float]]) -> Float[np.ndarray, "3 3"]:
+    """Turn from SMPL's T-pose to a file's rest pose, for one bone: smallest that lines the bones up.
 
-    Feet turn with their shins (the files splay the whole leg); the trunk rests upright in both.
+    `bone_to` gives the file's bone that ends in a joint, at rest. Feet turn with their shins (the files splay the
+    whole leg); the trunk rests upright in both.
     """
     side, _, part = joint.partition("_")
     if part not in _BONES:
         return np.eye(3)
     tip, direction = _BONES[part]
     smpl = np.array(direction, float) * (-1 if side == "right" and direction[0] else 1)
-    file = np.array(motion.joints[motion.index(table[f"{side}_{tip}"])].offset)
+    file = np.array(bone_to(f"{side}_{tip}"))
     file = file / np.linalg.norm(file)
     axis = np.cross(smpl, file)
     sin = np.linalg.norm(axis)
