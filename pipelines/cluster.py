@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -60,14 +61,7 @@ def connect() -> None:
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             # Else the node warns of more processes than cores, which is what logical CPUs are for.
             os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(LOCAL_LOGICAL_CPUS))
-            ray.init(
-                address="local",
-                num_cpus=max(LOCAL_LOGICAL_CPUS, os.cpu_count() or 1),
-                object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            _start_local()
     set_up_data()
     # Small inputs have few tasks.
     warnings.filterwarnings("ignore", message="The (minimum|maximum) number of concurrent")
@@ -76,6 +70,24 @@ def connect() -> None:
     # What goes wrong in a task is raised; these would tell it before, with its traceback.
     for name in ("ray.data._internal.execution.streaming_executor_state", "ray.data.exceptions"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _start_local() -> None:
+    try:
+        ray.init(
+            address="local",
+            num_cpus=max(LOCAL_LOGICAL_CPUS, os.cpu_count() or 1),
+            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:
+        if type(error) is not Exception:  # Ray has no type of its own for a node that does not come up
+            raise
+        raise ValueError(
+            f"Ray could not start on this machine: {error}\n  fix: try again when it is less busy; look into /tmp/ray"
+        ) from error
 
 
 def is_own_cluster() -> bool:
@@ -98,5 +110,15 @@ def give_way() -> None:
     A network's threads wait for one another after every layer. A decoder that takes one core for a moment stops them
     all; one that waits until they wait for it costs them nothing but its own time.
     """
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    _schedule("SCHED_IDLE")
+
+
+def take_precedence() -> None:
+    """Let this process, which may have given way before, run as others do; where only root may, it stays as it is."""
+    _schedule("SCHED_OTHER")
+
+
+def _schedule(policy: str) -> None:
+    if hasattr(os, policy):  # Linux
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, getattr(os, policy), os.sched_param(0))

@@ -7,12 +7,13 @@ dataset, and a run that was killed goes on past the shards that are written.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pickle
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -66,6 +67,7 @@ def ingest(run: runs.Run, *, reader: Reader, dataset: str, split: str, stage: In
     Shards that stand in the folder already are kept as they are. Raises ValueError for files that are not what the
     reader reads, for duplicated ids, and where no picture can be found.
     """
+    reader = _anywhere(reader)
     units = reader.units(storage.Files())
     if not units:
         raise ValueError(f"nothing to read in {', '.join(reader.inputs)}")
@@ -85,6 +87,13 @@ def ingest(run: runs.Run, *, reader: Reader, dataset: str, split: str, stage: In
         compute=TaskPoolStrategy(size=stage.readers),
     )
     return _account(run, shards.iter_rows(), reader)
+
+
+def _anywhere(reader: Reader) -> Reader:
+    """The reader with absolute paths: tasks run in other folders than the command."""
+    settings = {f.name: getattr(reader, f.name) for f in dataclasses.fields(cast(Any, reader))}
+    paths = {name: storage.absolute(v) for name, v in settings.items() if isinstance(v, str) and v in reader.inputs}
+    return dataclasses.replace(cast(Any, reader), **paths)
 
 
 def _account(run: runs.Run, shards: Iterable[dict[str, Any]], reader: Reader) -> dict[str, Any]:
@@ -127,6 +136,7 @@ class _People:
     def __init__(self, reader: Reader, units: ray.ObjectRef, *, dataset: str, split: str, stage: IngestStage) -> None:
         self.reader, self.units = reader, units
         self.dataset, self.split, self.stage = dataset, split, stage
+        self.rows = SHARD_ROWS
 
     def __call__(self, batch: Any) -> Iterator[dict[str, list[Any]]]:
         number = int(batch["unit"][0])
@@ -137,7 +147,7 @@ class _People:
             if self._too_few(person, skipped):
                 continue
             shard.append((f"{self.dataset}/{self.split}/{person.image_id}/{person.person_id}", person))
-            if len(shard) == SHARD_ROWS:
+            if len(shard) == self.rows:
                 if not count:
                     self._look(shard, files)
                 yield self._hand_over(number, count, shard, Counter())
@@ -186,7 +196,9 @@ class _Shard:
         people = pickle.loads(batch["people"][0])
         path = storage.join(self.folder, str(batch["name"][0]))
         if people and not storage.exists(path):
-            storage.write_parquet(tables.samples_table(self._rows(people), self.joint_set), path)
+            with storage.writing_parquet(path, tables.samples_schema(self.joint_set)) as write:
+                for at in range(0, len(people), storage.ROW_GROUP):  # a row group's pictures in memory, not a shard's
+                    write(tables.samples_table(self._rows(people[at : at + storage.ROW_GROUP]), self.joint_set))
         rows, unreadable, keys = _standing(path) if people else (0, 0, b"")
         return {
             "planned": np.array([len(people)]),

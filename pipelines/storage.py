@@ -153,13 +153,21 @@ def parquet_schema(folder: str, *, what: str = "samples") -> pa.Schema:
 
 def write_parquet(table: pa.Table, path: str) -> None:
     """Write one file whole or not at all (a temporary name, then a rename)."""
+    with writing_parquet(path, table.schema) as write:
+        write(table)
+
+
+@contextlib.contextmanager
+def writing_parquet(path: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """What appends rows to a file that is there, whole, once the block has ended without an error."""
     system, inner = resolve(path)
     folder, _, name = inner.rpartition("/")
     system.create_dir(folder, recursive=True)
     pending = f"{folder}/{_pending(name)}"
     # Pictures and coordinates hardly repeat: a dictionary of them made files larger and reading three times as slow.
-    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
-    pq.write_table(table, pending, filesystem=system, row_group_size=ROW_GROUP, use_dictionary=texts)  # pyright: ignore[reportArgumentType]
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+    with pq.ParquetWriter(pending, schema, filesystem=system, use_dictionary=texts) as writer:  # pyright: ignore[reportArgumentType]
+        yield lambda table: writer.write_table(table, row_group_size=ROW_GROUP)
     system.move(pending, inner)
 
 

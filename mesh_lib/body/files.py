@@ -60,9 +60,13 @@ def load_body(path: str | Path) -> Body:
     path = Path(path)
     if not path.is_file():
         raise BodyModelMissing(_missing(path))
-    data = path.read_bytes()
-    content = read_pkl(data, where=str(path)) if path.suffix == ".pkl" else _read_npz(data, where=str(path))
-    return _body(content, name=path.stem, sha256=hashlib.sha256(data).hexdigest(), where=str(path))
+    return parse_body(path.read_bytes(), path=str(path))
+
+
+def parse_body(data: bytes, *, path: str) -> Body:
+    """A body model of a file's content; the path's ending says which kind it is. Raises ValueError for another."""
+    content = read_pkl(data, where=path) if path.endswith(".pkl") else _read_npz(data, where=path)
+    return _body(content, name=Path(path).stem, sha256=hashlib.sha256(data).hexdigest(), where=path)
 
 
 def convert_pkl(source: str | Path) -> dict[str, Any]:
@@ -209,8 +213,9 @@ _NUMPY = {
 class _RestrictedUnpickler(pickle.Unpickler):
     """Knows arrays and stand-ins for chumpy's and scipy's; any other name is refused."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, what: str) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1")
+        self._what = what
         # A pickle may set attributes of whatever its names lead to: each file gets classes of its own.
         self._chumpy = type("Chumpy", (_Chumpy,), {})
         self._sparse = {
@@ -228,7 +233,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
             return lambda kind, base, state: self._new(kind)
         if (module, name) in {("__builtin__", "object"), ("builtins", "object")}:
             return object
-        raise ValueError(f"it names {module}.{name}, which a body model has no use for: refused, nothing was run")
+        raise ValueError(f"it names {module}.{name}, which {self._what} has no use for: refused, nothing was run")
 
     def _new(self, kind: Any) -> Any:
         if kind not in (self._chumpy, *self._sparse.values()):
@@ -236,15 +241,16 @@ class _RestrictedUnpickler(pickle.Unpickler):
         return kind()
 
 
-def read_pkl(data: bytes, *, where: str) -> dict[str, Any]:
+def read_pkl(data: bytes, *, where: str, what: str = "a body model") -> dict[str, Any]:
     """The arrays in a licensed .pkl (Python 2 pickles, too), without chumpy and without running code.
 
-    Raises ValueError for a file that is no pickle, or that names anything but arrays.
+    Lists, strings and numbers beside the arrays come as they are. Raises ValueError for a file that is no pickle, or
+    that names anything but arrays.
     """
     try:
-        content = _RestrictedUnpickler(data).load()
+        content = _RestrictedUnpickler(data, what).load()
         if isinstance(content, dict):
             return {name: _dense(value) for name, value in content.items()}
     except Exception as error:  # unpicklers raise nearly anything on damaged input
-        raise ValueError(f"{where} cannot be read as a body model: {error}") from None
-    raise ValueError(f"{where} is not a body model: it holds a {type(content).__name__}")
+        raise ValueError(f"{where} cannot be read as {what}: {error}") from None
+    raise ValueError(f"{where} is not {what}: it holds a {type(content).__name__}")

@@ -113,6 +113,14 @@ LSP14 = JointSet(
 )  # fmt: skip
 """The 14 joints on which PA-MPJPE is usually scored, here taken from the body model by name."""
 
+OPENPOSE25 = (
+    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
+    "pelvis", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye",
+    "right_ear", "left_ear", "left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_small_toe",
+    "right_heel",
+)  # fmt: skip
+"""OpenPose's BODY_25."""
+
 FINGERS = ("thumb", "index", "middle", "ring", "pinky")
 
 

@@ -87,7 +87,7 @@ def flat_keypoints(values: Any, count: int) -> np.ndarray | None:
     """x, y, v of `count` joints one after the other, as (count, 3) with confidence 1 where v > 0."""
     try:
         keypoints = np.asarray(values, dtype=np.float64).reshape(count, 3)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     keypoints = keypoints.copy()
     keypoints[:, 2] = (keypoints[:, 2] > 0) | np.isnan(keypoints[:, 2])
@@ -131,7 +131,7 @@ def _flush(columns: list[list[Any]], chunks: list[list[pa.Array]], where: str) -
     for column, parts in zip(columns, chunks, strict=True):
         try:
             parts.append(pa.array(column))
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise ValueError(f"{where}: entries of `images` differ in kind: {error}") from None
         column.clear()
 

@@ -178,7 +178,7 @@ def is_box(box: Any) -> bool:
     """Whether a value is four finite numbers."""
     try:
         values = np.asarray(box, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return values.shape == (4,) and bool(np.isfinite(values).all())
 
@@ -187,7 +187,7 @@ def array(value: Any, shape: tuple[int, ...], *, what: str, where: str) -> np.nd
     """Numbers of a shape (-1: any length). Raises ValueError for anything else."""
     try:
         values = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{where}: {what} is not an array of numbers") from None
     if values.ndim != len(shape) or any(want not in (-1, have) for want, have in zip(shape, values.shape, strict=True)):
         raise ValueError(f"{where}: {what} has shape {values.shape}; expected {shape} (-1: any)")

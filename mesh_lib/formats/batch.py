@@ -61,13 +61,6 @@ def furthest_px(ours_px: np.ndarray, theirs_px: np.ndarray) -> np.ndarray:
     return np.linalg.norm(ours_px - theirs_px, axis=-1).max(axis=-1)
 
 
-OPENPOSE25 = (
-    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
-    "pelvis", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye",
-    "left_eye", "right_ear", "left_ear", "left_big_toe", "left_small_toe", "left_heel", "right_big_toe",
-    "right_small_toe", "right_heel",
-)  # fmt: skip
-"""OpenPose's BODY_25, by our names."""
 SPIN24 = (
     "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow",
     "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "neck", None, "pelvis", None, None, None, None,

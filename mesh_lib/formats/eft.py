@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from mesh_lib.body.joints import OPENPOSE25
 from mesh_lib.formats import spin
-from mesh_lib.formats.batch import OPENPOSE25, SPIN24, Labels, arrange, furthest_px, plain
+from mesh_lib.formats.batch import SPIN24, Labels, arrange, furthest_px, plain
 from mesh_lib.formats.spin import BOX_PX, INPUT_PX
 from mesh_lib.geometry.cameras import CROP_FOCAL_PX
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from mesh_lib.body.joints import OPENPOSE25
 from mesh_lib.formats import spin
-from mesh_lib.formats.batch import OPENPOSE25, SPIN24, Labels, arrange
+from mesh_lib.formats.batch import SPIN24, Labels, arrange
 
 KEYPOINTS44 = (*OPENPOSE25, *SPIN24[:19])
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mesh_lib.formats.batch import OPENPOSE25, SPIN24, Labels, arrange, furthest_px
+from mesh_lib.body.joints import OPENPOSE25
+from mesh_lib.formats.batch import SPIN24, Labels, arrange, furthest_px
 from mesh_lib.geometry.cameras import CROP_FOCAL_PX
 
 INPUT_PX = 224.0

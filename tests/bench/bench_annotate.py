@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import Pool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def make_annotator(folder: str, config: Pose2PoseConfig) -> str:
 
 
 def decode_alone(samples: str) -> None:
-    with Pool(THREADS) as pool:
+    with get_context("spawn").Pool(THREADS) as pool:  # a fork of a process with Ray's threads may hang
         pool.map(_decode, [(samples, group) for group in range(len(open_source(samples).groups))], chunksize=1)
         pool.close()
         pool.join()

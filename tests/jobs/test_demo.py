@@ -38,7 +38,7 @@ def test_the_whole_line_from_nothing_to_a_report(
 ) -> None:
     """By relative paths, which Ray's workers, running elsewhere, must not read as their own."""
     monkeypatch.chdir(tmp_path)
-    coco = Coco(f"{photos.name}/keypoints.json", photos.name)
+    coco = Coco(annotations=f"{photos.name}/keypoints.json", images=photos.name)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("pipelines.demo.make_report", interrupt)
         demo(open_run("demo", job="demo", settings={}, resume=True), chosen=TINY, coco=coco)

@@ -5,17 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
+from jobs import report as report_job
 from jobs.ingest import Job, main
 from mesh_lib import tables
 from mesh_lib.body.joints import COCO17
 from mesh_lib.datasets.coco import Coco
-from mesh_lib.datasets.images import decode
+from mesh_lib.datasets.images import BadImage, decode
+from mesh_lib.datasets.people import Person
+from mesh_lib.datasets.readers import READERS
 from pipelines import runs, storage
 from pipelines.ingest import IngestStage, store
+from pipelines.pictures import Pictures
+from pipelines.report_samples import report_samples
 
 pytestmark = pytest.mark.ray
 
@@ -93,6 +100,91 @@ def test_a_person_with_two_records_of_one_id_is_refused(ray_cluster: None, photo
     (photos / "keypoints.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="appears twice"):
         ingest(photos, tmp_path / "out")
+
+
+def test_an_ingest_that_was_killed_goes_on_past_its_shards(
+    ray_cluster: None, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.ingest.SHARD_ROWS", 2)
+    out = ingest(photos, tmp_path / "out")
+    whole = storage.read_parquet(str(out))
+    shards = sorted(out.glob("part-*.parquet"))
+    assert len(shards) == 3
+    before = {path: path.stat().st_mtime_ns for path in shards}
+    found = runs.load_run(out, job="ingest")["result"]
+    shards[1].unlink()
+    record = json.loads((out / "run.json").read_text()) | {"status": "running"}
+    (out / "run.json").write_text(json.dumps(record))
+    ingest(photos, out)
+    assert runs.load_run(out, job="ingest")["result"] == found
+    assert storage.read_parquet(str(out)).equals(whole)
+    after = {path: path.stat().st_mtime_ns for path in shards}
+    assert [after[path] == before[path] for path in shards] == [True, False, True]
+
+
+def test_every_way_that_people_have_a_picture(tmp_path: Path) -> None:
+    """A file, bytes of an annotation file, a frame of a video; each read once for all people in it."""
+    grey = np.full((48, 64, 3), 90, np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), grey)
+    video = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for number in range(6):
+        video.write(np.full((48, 64, 3), 40 * number, np.uint8))
+    video.release()
+
+    def person(picture: str, **more: Any) -> Person:
+        return Person(image_id="1", person_id="1", picture=picture, keypoints_2d_px=np.ones((17, 3)), **more)
+
+    pictures = Pictures()
+    first, data = pictures.read(person(str(tmp_path / "a.png")))
+    again, _ = pictures.read(person(str(tmp_path / "a.png")))
+    assert again is first and data == (tmp_path / "a.png").read_bytes() and (first == 90).all()
+    assert (pictures.read(person("", image=data))[0] == 90).all()
+    for number in (1, 4, 2):
+        frame, none = pictures.read(person(str(tmp_path / "v.avi"), video_frame=number))
+        assert none is None and abs(float(frame.mean()) - 40 * number) < 4
+    for missing in (person(str(tmp_path / "v.avi"), video_frame=6), person(str(tmp_path / "w.avi"), video_frame=0)):
+        with pytest.raises(BadImage):
+            pictures.read(missing)
+
+
+def test_a_folder_in_object_storage_is_read_like_one_on_disk(
+    ray_cluster: None, photos: Path, tmp_path: Path, s3: str
+) -> None:
+    for path in photos.iterdir():
+        storage.write_bytes(f"{s3}/photos/{path.name}", path.read_bytes())
+    reader = Coco(annotations=f"{s3}/photos/keypoints.json", images=f"{s3}/photos")
+    main(Job(reader=reader, out=f"{s3}/ingested"))
+    here = storage.read_parquet(str(ingest(photos, tmp_path / "out")))
+    there = storage.read_parquet(f"{s3}/ingested")
+    assert there.drop_columns(["image_uri"]).equals(here.drop_columns(["image_uri"]))
+
+
+@pytest.mark.samples
+@pytest.mark.parametrize(
+    ("name", "options", "people"),
+    [
+        ("coco", {"annotations": "annotations/person_keypoints_val2017.json", "images": "val2017"}, 8),
+        ("coco_wholebody", {"annotations": "annotations/coco_wholebody_val_v1.0.json", "images": "val2017"}, 4),
+        ("crowdpose", {"annotations": "json/crowdpose_train.json", "images": "images"}, 2),
+        ("mpii", {"annotations": "annot/trainval.json", "images": "images"}, 3),
+        ("lspet", {"folder": "."}, 12),
+        ("interhand", {"folder": "."}, 2),
+    ],
+)
+def test_real_datasets_from_the_owners_files_to_a_report(
+    ray_cluster: None, samples_dir: Path, tmp_path: Path, name: str, options: dict[str, str], people: int
+) -> None:
+    folder = samples_dir / {"interhand": "interhand2.6m"}.get(name, name)
+    reader = READERS[name](**{option: str(folder / path) for option, path in options.items()})
+    main(Job(reader=reader, out=str(tmp_path / "out"), stage=IngestStage(min_keypoints=1)))
+    rows = storage.read_parquet(str(tmp_path / "out"))
+    assert rows["image"].drop_null().length() >= people
+    assert tables.joint_set_of(rows.schema, where="out") == reader.joint_set
+    report_job.main(report_job.Job(samples=str(tmp_path / "out"), out=str(tmp_path / "page.html")))
+    page = (tmp_path / "page.html").read_text()
+    assert reader.joint_set.names[-1] in page and page.count("<figure") == min(24, len(rows))
+    if name == "interhand":
+        assert report_samples(str(tmp_path / "out"), title="x").projection_px.max() < 0.01
 
 
 @pytest.mark.samples
