@@ -199,6 +199,8 @@ def numpy_column(table: pa.Table, name: str, *, missing: float = np.nan) -> np.n
     if column.null_count:
         values = values.copy()
         values[column.is_null().to_numpy(zero_copy_only=False)] = missing
+        if pa.types.is_integer(column.type.value_type):  # which came as floats, for the sake of the nulls
+            values = values.astype(column.type.value_type.to_pandas_dtype())
     return values
 
 

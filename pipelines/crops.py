@@ -65,6 +65,8 @@ def prepare(
         "image_size": tables.numpy_column(table, "image_size", missing=0.0),
         "keypoints": BODY33.take_from(np.nan_to_num(keypoints), joint_set).astype(np.float32),
     }
+    for i in np.flatnonzero(out["status"] == "bad_image"):
+        out["status"][i] = cutter.reason(int(i))
     for i in np.flatnonzero(out["status"] == tables.OK):
         try:
             _, out["box"][i] = cutter.cut(int(i), out=out["crop"][i])

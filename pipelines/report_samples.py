@@ -11,12 +11,13 @@ import numpy as np
 
 from mesh_lib import tables
 from mesh_lib.body.joints import JointSet
+from mesh_lib.body.tree import parents
 from mesh_lib.datasets.images import BadImage, decode, encode_jpeg
 from pipelines import runs, storage
 from pipelines.report import CELLS, fit, inline, number, render
 from pipelines.sources import open_source, read_group
 
-KEYPOINT, PROJECTED, BOX = (255, 210, 0), (0, 190, 255), (80, 220, 120)
+KEYPOINT, BONE, PROJECTED, BOX = (255, 210, 0), (250, 240, 190), (0, 190, 255), (80, 220, 120)
 DRAWN = [
     "sample_id", "image", "image_uri", "crop_to_image", "bbox_xywh_px", "keypoints_2d_px", "keypoints_3d_m", "camera",
 ]  # fmt: skip
@@ -131,9 +132,13 @@ def _cell(sample: dict[str, Any], joint_set: JointSet) -> dict[str, str]:
         truth = np.nan_to_num(np.array(sample["keypoints_3d_m"], np.float64).reshape(-1, 4))
         seen = project(truth, sample["camera"])
         for point in at(seen[(truth[:, 3] > 0) & np.isfinite(seen).all(axis=1)]):
-            cv2.drawMarker(drawn, _place(point), PROJECTED, cv2.MARKER_CROSS, 9, 2, cv2.LINE_AA)
+            cv2.drawMarker(drawn, _place(point), PROJECTED, cv2.MARKER_CROSS, 15, 2, cv2.LINE_AA)
         both = (truth[:, 3] > 0) & (keypoints[:, 2] > 0)
         apart = np.linalg.norm(seen[both] - keypoints[both, :2], axis=1)
+    for point, parent in zip(keypoints, parents(joint_set), strict=True):
+        if point[2] > 0 and parent >= 0 and keypoints[parent, 2] > 0:
+            ends = _place(at(keypoints[parent, :2])), _place(at(point[:2]))
+            cv2.line(drawn, *ends, BONE, 1, cv2.LINE_AA)
     for joint, point in zip(joint_set.names, keypoints, strict=True):
         if point[2] > 0:
             filled = -1 if joint.startswith("left_") else 1

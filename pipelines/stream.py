@@ -343,10 +343,7 @@ class Cutter:
         """
         if not self.placed[row]:
             raise BadImage("crop_to_image does not say where in the picture the stored crop lies")
-        data = self.image[row].as_py()
-        if data is None:
-            data = _fetch(self.image_uri[row].as_py())
-        picture = decode(data)
+        picture = self._picture(row)
         width, height = self.image_size[row].tolist()
         input_size = out.shape[1], out.shape[0]
         box = crop.network_box(self.bbox[row], image_size=(width, height), aspect=input_size[0] / input_size[1])
@@ -355,6 +352,18 @@ class Cutter:
         if augmentation is not None:
             crop.tint(out, augmentation.colour)
         return affine, box
+
+    def _picture(self, row: int) -> np.ndarray:
+        data = self.image[row].as_py()
+        return decode(_fetch(self.image_uri[row].as_py()) if data is None else data)
+
+    def reason(self, row: int) -> str:
+        """Why a picture cannot be used whose size nobody knew when it was ingested."""
+        try:
+            self._picture(row)
+        except BadImage as error:
+            return error.reason
+        return "bad_image"  # it can be read today: what its keypoints are of, nobody knows
 
 
 def truth_columns(table: pa.Table, joint_set: JointSet, *, weak: bool) -> dict[str, np.ndarray]:

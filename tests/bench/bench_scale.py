@@ -31,7 +31,7 @@ from pipelines.verify import verify
 from tests.bench.bench_annotate import make_annotator
 from tests.bench.bench_stream import show
 
-SIDE, SHARD, GROUP, BATCH = 32, 100_000, 5_000, 1024
+SIDE, SHARD, GROUP, BATCH, PADDING = 32, 100_000, 5_000, 1024, 1500
 STAGE = annotate.AnnotateStage(batch_size=BATCH, readers=2, threads=1)
 
 
@@ -116,7 +116,8 @@ def one(folder: str, rows: int) -> dict[str, Any]:
 
 
 def make_samples(folder: Path, rows: int) -> None:
-    """Tiny pictures, all alike but for their names; each has keypoints and a box."""
+    """Tiny pictures, alike but for what follows their end, in rows that do not compress: Ray reads as many files at
+    once as have some size on disk, and pictures are as large in memory."""
     picture = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))[1].tobytes()
     row = {
         "image": picture, "image_size": np.array([16, 16]), "crop_to_image": np.array([[1.0, 0, 0], [0, 1, 0]]),
@@ -127,10 +128,16 @@ def make_samples(folder: Path, rows: int) -> None:
     for shard, start in enumerate(range(0, rows, SHARD)):
         ids = [f"null/all/{n}/0" for n in range(start, min(rows, start + SHARD))]
         table = alike.slice(0, len(ids))
-        for name, values in (("sample_id", ids), ("sample_key", [tables.sample_key(one) for one in ids])):
+        noise = np.random.default_rng(shard).bytes(len(ids) * PADDING)
+        columns = {
+            "sample_id": ids,
+            "sample_key": [tables.sample_key(one) for one in ids],
+            "image": [picture + noise[i : i + PADDING] for i in range(0, len(noise), PADDING)],
+        }
+        for name, values in columns.items():
             at = table.schema.get_field_index(name)
             table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
-        pq.write_table(table, folder / f"{shard:05d}.parquet", row_group_size=GROUP)
+        pq.write_table(table, folder / f"{shard:05d}.parquet", row_group_size=GROUP, use_dictionary=False)
     assert open_source(str(folder)).rows == rows
 
 

@@ -59,10 +59,10 @@ def test_a_folder_of_pictures_just_works_and_loses_nobody(photo_labels: Path) ->
     out = photo_labels
     found = dict(zip(rows_of(out)["person_id"].to_pylist(), rows_of(out)["status"].to_pylist(), strict=True))
     assert found == {
-        "1": "ok", "3": "ok", "4": "keypoints_not_finite", "5": "bad_image", "6": "bad_image", "7": "ok",
+        "1": "ok", "3": "ok", "4": "keypoints_not_finite", "5": "missing_image", "6": "bad_image", "7": "ok",
     }  # fmt: skip
     record = runs.load_run(out, job="annotate")
-    assert record["counts"] == {"ok": 3, "keypoints_not_finite": 1, "bad_image": 2}
+    assert record["counts"] == {"ok": 3, "keypoints_not_finite": 1, "bad_image": 1, "missing_image": 1}
     assert runs.load_run(out / "samples", job="ingest")["result"]["skipped"] == {"no_keypoints": 1}
     leaving = rows_of(out).filter(pa.compute.equal(rows_of(out)["person_id"], "7"))  # type: ignore[attr-defined]
     assert "crop_leaves_image" in leaving["flags"].to_pylist()[0]
