@@ -231,9 +231,7 @@ def training(samples: str, folder: str) -> tuple[list[str], list[list[str]]]:
         ("ResNet-50, 256×192", Pose2PoseConfig(), 24),
         ("ResNet-18, 128×96", Pose2PoseConfig(backbone=18, input_width=96, input_height=128), 120),
     ):
-        settings = AnnotatorTraining(
-            model=model, batch_size=16, weak_share=0.0, stream=StreamConfig(readers=1, shuffle_rows=64)
-        )
+        settings = AnnotatorTraining(model=model, batch_size=16, weak_share=0.0)
         feed = Feed("strong", (open_source(samples),), settings.batch_size)
         task = Task(run.folder, AnnotatorRecipe(settings), settings, model.input_size, (feed,), None, steps=10_000)
         ray.train.torch.TorchTrainer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -12,11 +13,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import pytest
 
+from jobs import ingest
+from mesh_lib.datasets.readers import READERS
 from pipelines import runs
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +68,15 @@ def test_presets_are_shown_and_overridden(monkeypatch: pytest.MonkeyPatch, caplo
     assert show("--preset=demo")["model"]["backbone"] == 18
 
 
+def test_every_datasets_options_stand_beside_the_jobs() -> None:
+    """A reader's field of the same name as a job's would hide it."""
+    taken = {field.name for field in dataclasses.fields(ingest.Job)}
+    for name, kind in READERS.items():
+        own = {field.name for field in dataclasses.fields(cast(Any, kind))}
+        assert own and not own & taken, name
+        assert {field.name for field in dataclasses.fields(ingest.job_of(kind))} == taken
+
+
 def test_a_missing_option_is_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
         run_here("train_annotator", "--preset", "demo", monkeypatch=monkeypatch)
@@ -79,9 +91,16 @@ def test_a_missing_option_is_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: 
         (("annotate", "--samples", "{}/no", "--annotator", "{}/f", "--out", "{}/o"), "not a run folder"),
         (("ingest", "coco", "--annotations", "{}/no.json", "--images", "{}", "--out", "{}/o"), "no annotation file"),
         (("train_annotator", "--prior", "{}/no", "--body", "{}/SMPL.npz", "--out", "{}/o"), "body model not found"),
+        (("ingest", "3dpw", "--folder", "{}", "--out", "{}/o"), r"no \*\.pkl in"),
+        (("export", "eft", "--labels", "{}/no", "--out", "{}/o"), "not a run folder"),
+        (
+            ("import_labels", "eft", "--labels", "{}/no", "--samples", "{}", "--body", "low", "--out", "{}/o"),
+            "no such input",
+        ),
         (("report", "--labels", "{}/no", "--out", "{}/r.html"), "not a run folder"),
+        (("report", "--out", "{}/r.html"), "pass --labels"),
         (("build_body", "--convert", "{}/no.pkl", "--out", "{}/b.npz"), "body model not found"),
-        (("train_prior", "--bvh", "{}", "--body", "low", "--out", "{}/o"), r"no \.bvh clips"),
+        (("train_prior", "--bvh", "{}", "--body", "low", "--out", "{}/o"), r"no \.bvh or \.amc clips"),
         (("synthesize", "--size", "3", "--out", "{}/o"), "size"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
