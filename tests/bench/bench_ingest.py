@@ -25,7 +25,7 @@ from pipelines.measure import PeakMemory
 from pipelines.runs import open_run
 from tests.bench.bench_stream import show
 
-PICTURES, PEOPLE, ROUNDS, PROCESSES = 64, 6000, 3, 2
+PICTURES, PEOPLE, ROUNDS, PROCESSES = 64, 20_000, 3, 2
 KEYPOINTS = [v for k in range(17) for v in (200 + 10 * (k % 4), 100 + 15 * k, 2)]
 POLYGON = [round(100 + 0.37 * i, 2) for i in range(180)]
 """As much text as a segmentation of COCO's."""
@@ -47,7 +47,7 @@ def make_pictures(folder: Path) -> Path:
     for i in range(PICTURES):
         coarse = rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)
         picture = cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC).astype(np.int16)
-        picture = np.clip(picture + rng.normal(0, 8, picture.shape), 0, 255).astype(np.uint8)
+        picture = np.clip(picture + rng.normal(0, 4, picture.shape), 0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / f"{i}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
     for i in range(PICTURES, PEOPLE):
         (folder / f"{i}.jpg").symlink_to(folder / f"{i % PICTURES}.jpg")

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from jobs import report as report_job
@@ -179,6 +180,20 @@ def test_a_folder_in_object_storage_is_read_like_one_on_disk(
     there = storage.read_parquet(f"{s3}/ingested")
     there, here = (table.drop_columns(["image_uri"]).to_pylist() for table in (there, here))
     assert str(there) == str(here)
+
+
+def test_the_report_of_samples_measures_how_far_3d_truth_lands_from_2d(
+    ray_cluster: None, tiny_world: Path, tmp_path: Path
+) -> None:
+    exact = report_samples(str(tiny_world / "studio"), title="exact")
+    assert exact.rows == 24 and len(exact.projection_px) > 300 and exact.projection_px.max() < 0.01
+    table = storage.read_parquet(str(tiny_world / "studio"))
+    moved = tables.numpy_column(table, "keypoints_2d_px", missing=0.0).reshape(24, -1, 3) + np.array([3, -4, 0], np.float32)
+    at = table.schema.get_field_index("keypoints_2d_px")
+    column = pa.FixedSizeListArray.from_arrays(pa.array(moved.ravel()), type=table.schema.field(at).type)
+    storage.write_parquet(table.set_column(at, table.schema.field(at), column), f"{tmp_path}/moved/part-0.parquet")
+    page = report_samples(f"{tmp_path}/moved", title="moved")
+    assert np.allclose(page.projection_px, 5, atol=0.01) and "5.00 px" in page.html
 
 
 @pytest.mark.samples
