@@ -19,10 +19,13 @@ def pck(
     box_side_px: Float[Tensor, " batch"],
     threshold: float = 0.1,
 ) -> Float[Tensor, " batch"]:
-    """Share of each person's visible joints nearer than `threshold` of the box's longer side; NaN without one."""
-    seen = (visible > 0).to(predicted_px.dtype)
-    near = (predicted_px - target_px).nan_to_num().norm(dim=-1) < threshold * box_side_px[:, None]
-    return (near * seen).sum(dim=1) / seen.sum(dim=1)
+    """Share of each person's visible joints nearer than `threshold` of the box's longer side; NaN without one.
+
+    Yang and Ramanan, 2013. Pixels; a prediction that is no number is not near.
+    """
+    seen = visible > 0
+    near = (predicted_px - target_px).norm(dim=-1) < threshold * box_side_px[:, None]
+    return (near & seen).sum(dim=1).to(predicted_px.dtype) / seen.sum(dim=1)
 
 
 def oks_ap(
