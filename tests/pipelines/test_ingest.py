@@ -188,7 +188,8 @@ def test_the_report_of_samples_measures_how_far_3d_truth_lands_from_2d(
     exact = report_samples(str(tiny_world / "studio"), title="exact")
     assert exact.rows == 24 and len(exact.projection_px) > 300 and exact.projection_px.max() < 0.01
     table = storage.read_parquet(str(tiny_world / "studio"))
-    moved = tables.numpy_column(table, "keypoints_2d_px", missing=0.0).reshape(24, -1, 3) + np.array([3, -4, 0], np.float32)
+    moved = tables.numpy_column(table, "keypoints_2d_px", missing=0.0).reshape(24, -1, 3)
+    moved = moved + np.array([3, -4, 0], np.float32)
     at = table.schema.get_field_index("keypoints_2d_px")
     column = pa.FixedSizeListArray.from_arrays(pa.array(moved.ravel()), type=table.schema.field(at).type)
     storage.write_parquet(table.set_column(at, table.schema.field(at), column), f"{tmp_path}/moved/part-0.parquet")

@@ -90,7 +90,7 @@ def test_a_mistake_found_by_an_actor_is_one_clear_error(ray_cluster: None, tmp_p
 
 
 def test_a_folder_without_clips_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no \.bvh clips"):
+    with pytest.raises(ValueError, match=r"no \.bvh or \.amc clips"):
         gather_clips(bvh_dir=tmp_path, amass_dir=None)
     with pytest.raises(ValueError, match="no AMASS clips"):
         gather_clips(bvh_dir=None, amass_dir=tmp_path)

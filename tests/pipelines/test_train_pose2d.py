@@ -15,6 +15,7 @@ from mesh_lib.nets.pose2d import Pose2D, Pose2DConfig
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from mesh_lib.nets.resnet import ResNet
 from pipelines import runs
+from pipelines.cluster import connect
 from pipelines.ingest import IngestStage, ingest
 from pipelines.train_annotator import AnnotatorTraining, starting_backbone
 from pipelines.train_pose2d import Pose2DTraining, load_pose2d, starting_network
@@ -32,6 +33,7 @@ def test_it_trains_scores_and_gives_f_its_backbone(
     truth = json.loads((photos / "keypoints.json").read_text().replace("NaN", "0"))
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     reader = Coco(annotations=str(tmp_path / "truth.json"), images=str(photos))
+    connect()
     found = ingest(coco, reader=reader, dataset="coco", split="x", stage=IngestStage())
     coco.finish(result=found)
     for record in truth["annotations"]:
