@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
@@ -102,23 +101,3 @@ def set_up_data() -> None:
     context.raise_original_map_exception = True  # a mistake found in a task is told as one found here
     if Unhurried not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(Unhurried)
-
-
-def give_way() -> None:
-    """Let this process run only where a core would idle: it works ahead for one that computes.
-
-    A network's threads wait for one another after every layer. A decoder that takes one core for a moment stops them
-    all; one that waits until they wait for it costs them nothing but its own time.
-    """
-    _schedule("SCHED_IDLE")
-
-
-def take_precedence() -> None:
-    """Let this process, which may have given way before, run as others do; where only root may, it stays as it is."""
-    _schedule("SCHED_OTHER")
-
-
-def _schedule(policy: str) -> None:
-    if hasattr(os, policy):  # Linux
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, getattr(os, policy), os.sched_param(0))

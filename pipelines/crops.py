@@ -14,7 +14,6 @@ from mesh_lib import tables
 from mesh_lib.body.joints import BODY33, JointSet
 from mesh_lib.datasets.images import BadImage
 from pipelines import storage
-from pipelines.cluster import give_way
 from pipelines.sources import Source
 from pipelines.stream import Cutter
 
@@ -33,14 +32,9 @@ def crop_rows(
     """
     system, _ = storage.resolve(source.path)
     files = sorted({file for file, _, _ in source.groups})
-
-    def cut(table: pa.Table) -> dict[str, np.ndarray]:
-        give_way()
-        return prepare(table, input_size=input_size, joint_set=source.joint_set, need_keypoints=need_keypoints)
-
     rows = ray.data.read_parquet(files, filesystem=system, shuffle=None, num_cpus=READ_CPUS)
     return rows.select_columns(list(COLUMNS)).map_batches(
-        cut,
+        lambda table: prepare(table, input_size=input_size, joint_set=source.joint_set, need_keypoints=need_keypoints),
         batch_size=block_rows,
         batch_format="pyarrow",
         num_cpus=1,

@@ -18,7 +18,6 @@ from mesh_lib.flip_test import flip_average
 from mesh_lib.labels import failures, labels_table, make_labels
 from mesh_lib.metrics.joints import mpjpe_mm
 from pipelines import annotators
-from pipelines.cluster import take_precedence
 from pipelines.crops import IDENTITY
 
 log = logging.getLogger(__name__)
@@ -58,7 +57,6 @@ class Labeller:
 
     def __init__(self, annotator: str, method: Method, threads: int, gpus: float = 0.0) -> None:
         """gpus: the share of one that is this actor's; without any it works on the CPU, whatever the machine has."""
-        take_precedence()
         self.device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
         if self.device.type == "cpu":
             torch.set_num_threads(threads)

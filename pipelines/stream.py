@@ -28,7 +28,7 @@ from mesh_lib.datasets.images import BadImage, decode
 from mesh_lib.geometry import crop
 from mesh_lib.supervision import to_body33
 from pipelines import runs, storage
-from pipelines.cluster import give_way, set_up_data
+from pipelines.cluster import set_up_data
 from pipelines.sources import COLUMNS, Source, read_group
 
 SEGMENT = 1000
@@ -247,7 +247,6 @@ class _CropWindow:
 
     def __call__(self, unit: Any) -> Iterator[dict[str, np.ndarray]]:
         cv2.setNumThreads(1)
-        give_way()
         window: Window = unit["window"][0]
         truth, shots = self._open(window)
         order = shuffled(window, seed=self.config.seed)

@@ -21,7 +21,7 @@ from torch import Tensor, distributed, nn
 
 from mesh_lib.supervision import Truth
 from pipelines import runs, storage
-from pipelines.cluster import set_up_data, take_precedence
+from pipelines.cluster import set_up_data
 from pipelines.stream import Feed, StreamConfig, batches, crop_stream
 from pipelines.train_checkpoint import load_checkpoint, save_checkpoint
 
@@ -170,7 +170,6 @@ class _Worker:
     def __init__(self, task: Task) -> None:
         self.task, self.training = task, task.training
         set_up_data()
-        take_precedence()
         torch.manual_seed(task.training.seed)
         torch.set_num_threads(task.training.threads)
         self.device = ray.train.torch.get_device()
