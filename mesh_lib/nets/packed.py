@@ -27,14 +27,14 @@ class PackedConvolution(nn.Module):
         super().__init__()
         assert isinstance(layer, nn.Conv2d)
         self.layout = [list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups]
-        self.loose = layer.weight.detach().contiguous().to_mkldnn()
+        self.weight = layer.weight.detach().contiguous().to_mkldnn()
         self.bias = None if layer.bias is None else layer.bias.detach()
         self.size: list[int] = []
 
     def forward(self, x: Tensor, *, relu: bool = True, plus: Tensor | None = None) -> Tensor:
         if (size := list(x.shape)) != self.size:  # the best layout is one for a size
             self.size, reorder = size, torch.ops.aten.mkldnn_reorder_conv2d_weight
-            self.weight = reorder(self.loose, *self.layout, size)
+            self.weight = reorder(self.weight, *self.layout, size)
         if plus is None:
             last = "relu" if relu else "none"
             return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.layout, last, [], "")
