@@ -332,7 +332,7 @@ def succeed(run: runs.Run, *, source: Source, lines: dict[str, str], seconds: fl
             for (path, size), count in zip(listed, rows, strict=True)
         ],
         "bytes": sum(size for _, size in listed),
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds, 3),
         "settings": record["settings"],
         "lineage": lines,
     })  # fmt: skip
