@@ -64,6 +64,8 @@ class Labeller:
             torch.cuda.set_per_process_memory_fraction(min(gpus, 1.0))  # or one actor starves the others
             torch.backends.cudnn.allow_tf32 = False  # float32 says what it is; faster ones have a name
         self.annotator = annotators.load_annotator(annotator).to(self.device)
+        self.quick = self.annotator.for_inference() if self.device.type == "cpu" else self.annotator
+        """The same in single precision."""
         self.method = method
         self.rows = Counter("annomesh_rows_total", "Rows labelled or quarantined", tag_keys=("status",))
         self.busy_s = Counter("annomesh_actor_busy_seconds_total", "Seconds that annotators computed")
@@ -129,15 +131,16 @@ class Labeller:
 
         image = padded("crop").permute(0, 3, 1, 2).float() / 255
         more: dict[str, torch.Tensor] = {}
+        network = self.quick if self.method.precision == "float32" else self.annotator
         with self._precision():
             if self.method.flip_test:
-                tested = flip_average(self.annotator, image)
+                tested = flip_average(network, image)
                 answer = tested.answer
                 more = {
                     "flip_disagreement_deg": tested.disagreement_deg, "flip_disagreement_mm": tested.disagreement_mm,
                 }  # fmt: skip
             else:
-                answer = self.annotator(image)
+                answer = network(image)
         label = make_labels(
             self.annotator,
             answer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,9 @@ from mesh_lib.body.joints import BODY33, VPOSER21
 from mesh_lib.body.layer import KeypointLayer
 from mesh_lib.geometry.cameras import crop_translation_m, project_to_crop
 from mesh_lib.geometry.rotations import rot6d_to_rotmat
+from mesh_lib.nets.lean import folded
 from mesh_lib.nets.neural_annot import NeuralAnnot
+from mesh_lib.nets.packed import PackedTrunk, can_pack
 from mesh_lib.nets.pose2pose import Pose2Pose, Pose2PoseConfig
 from mesh_lib.nets.vposer import VPoser
 
@@ -67,6 +70,15 @@ class Annotator(nn.Module):
             hands = torch.eye(3, device=image.device).expand(len(image), 2, 3, 3)
             rotmats = torch.cat([rot6d_to_rotmat(out.root_6d)[:, None], body, hands], dim=1)
             return self.posed(rotmats=rotmats, betas=out.betas, camera_raw=out.camera_raw, z=z, joints_hm=out.joints_hm)
+
+    def for_inference(self) -> Annotator:
+        """A copy with the regressor's batch norms folded into weights and, on CPUs, its backbone packed: the same
+        answers but for rounding, in little more than half the time. It cannot learn, nor be saved."""
+        quick = copy.deepcopy(self).eval().requires_grad_(False)
+        quick.regressor = folded(self.regressor)
+        if can_pack(quick):
+            quick.regressor.backbone = PackedTrunk(quick.regressor.backbone)
+        return quick
 
     def posed(
         self,

@@ -49,7 +49,8 @@ def main(count: str = "4096", rounds: str = "2") -> None:
         out = Path(folder) / "out"
         work: dict[str, Callable[[], object]] = {
             "(a) decode and crop alone, two processes": lambda: decode_alone(samples),
-            "(b) forward alone, batches in memory": lambda: forward_alone(f, samples, int(count)),
+            "(b) forward alone, batches in memory, as torch runs it": lambda: forward_alone(f, int(count)),
+            "(b') the same, packed as annotate runs it": lambda: forward_alone(f, int(count), packed=True),
             "torch DataLoader, loop, ParquetWriter": lambda: plain_loop(f, samples, out),
             "jobs/annotate.py": lambda: ours(f, samples, out),
         }
@@ -99,9 +100,10 @@ def _decode(task: tuple[str, int]) -> int:
 
 
 @torch.inference_mode()
-def forward_alone(f: str, samples: str, count: int) -> None:
+def forward_alone(f: str, count: int, *, packed: bool = False) -> None:
     torch.set_num_threads(THREADS)
     network = annotators.load_annotator(f)
+    network = network.for_inference() if packed else network
     image = torch.rand(BATCH, 3, INPUT[1], INPUT[0])
     for _ in range(count // BATCH):
         network(image)
