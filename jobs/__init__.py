@@ -28,14 +28,18 @@ def start(
 ) -> None:
     """Parse the command line into `job` (or one of several, by subcommand), and run `main`.
 
-    presets are values of the job's `training` that --preset names; --show prints the settings and stops. A user's
-    mistake ends in one readable message; ANNOMESH_DEBUG=1 shows the traceback instead.
+    presets are values of the job's `training` that --preset names (of several jobs, by their subcommands); --show
+    prints the settings and stops. A user's mistake ends in one readable message; ANNOMESH_DEBUG=1 shows the traceback
+    instead.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     doc = re.sub(r"\n(?=[A-Z])", "\n\n", doc)  # else the help joins Reads, Writes and Costs into one paragraph
     settings: Any
     try:
-        if isinstance(job, dict):
+        if isinstance(job, dict) and presets:
+            jobs = {name: _from_preset(one, presets[name]) for name, one in job.items()}
+            settings = tyro.cli(tyro.extras.subcommand_type_from_defaults(jobs, prefix_names=False), description=doc)
+        elif isinstance(job, dict):
             settings = tyro.extras.subcommand_cli_from_dict({**job}, description=doc)
         else:
             settings = tyro.cli(job, description=doc, default=_from_preset(job, presets) if presets else None)

@@ -20,8 +20,8 @@ from typing import Any
 
 from jobs import start
 from mesh_lib.datasets.coco import Coco
-from pipelines import storage
-from pipelines.annotate import AnnotateStage, annotate, check_fit, forget_checkpoint
+from pipelines import commits, storage
+from pipelines.annotate import AnnotateStage, annotate, check_fit
 from pipelines.annotators import load_annotator, weights_sha256
 from pipelines.cluster import connect
 from pipelines.ingest import IngestStage, ingest
@@ -69,7 +69,7 @@ def main(job: Job) -> None:
             samples = job.samples or _ingest_folder(job, run)
             counts = annotate(run, samples=samples, annotator=job.annotator, stage=job.stage)
             run.finish(counts=dict(counts), samples=storage.absolute(samples))
-        forget_checkpoint(run)
+        commits.forget(run)
     _tell(job, Counter(load_run(job.out, job="annotate")["counts"]))
 
 

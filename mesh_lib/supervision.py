@@ -108,6 +108,12 @@ def turn_points(points_m: Float[Tensor, "batch points 3"], truth: Truth) -> Floa
     return points_m @ (turn @ mirror).mT
 
 
+def unturn_points(points_m: Float[Tensor, "batch points 3"], truth: Truth) -> Float[Tensor, "batch points 3"]:
+    """The inverse of turn_points: from the frame of the augmented crop to that of the camera."""
+    mirror, turn = _mirror_and_turn(truth)
+    return points_m @ (turn @ mirror)
+
+
 def turn_pose(rotmats: Float[Tensor, "batch 24 3 3"], truth: Truth) -> Float[Tensor, "batch 24 3 3"]:
     """The SMPL pose of the mirrored and turned person: M R M for each joint, sides swapped, root turned."""
     mirror, turn = _mirror_and_turn(truth)

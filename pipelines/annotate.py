@@ -1,8 +1,6 @@
 """Annotation at scale: samples in, one pseudo_gt row for each out, by a Ray Data pool of annotators.
 
-Exactly once, by Ray Data's own checkpointing: a write task records which samples it is about to write, writes its
-files, then commits the record. A run that was killed at any moment drops the files of records that were never
-committed, and reads past the samples of those that were. What is done is counted from the files themselves.
+Exactly once: pipelines/commits.py.
 """
 
 from __future__ import annotations
@@ -11,37 +9,27 @@ import errno
 import logging
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
-import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy
-from ray.data.checkpoint import CheckpointConfig
 
 from mesh_lib import tables
-from pipelines import annotators, runs, storage
+from pipelines import annotators, commits, runs, storage
 from pipelines.bodies import BODY
 from pipelines.crops import COLUMNS, READ_CPUS, crop_rows, prepare
+from pipelines.label_files import LABELS, status_of
 from pipelines.labeller import Labeller, Method, Wanted, probe
 from pipelines.sources import Source, open_source, read_group
 
 log = logging.getLogger(__name__)
 
-LABELS = "pseudo_gt"
-CHECKPOINT = "_checkpoint"
 SUCCESS = "_SUCCESS.json"
 METHOD = "method.json"
-PENDING = ".pending.parquet"
-"""How Ray Data ends the name of a record that is not committed yet."""
 MIB = 2**20
-ANNOTATOR_CPUS, WRITE_CPUS, FILTER_CPUS = 0.5, 0.25, 1.0
-"""Unlike resources keep Ray from fusing the decoders into the annotator's own thread. Ray Data's filter of what is done
-already takes a whole CPU, and so does a decoder."""
-FILTER_BYTES = 256 * MIB
-"""Of memory for each filter, but for the keys of what is done (8 bytes a sample), which Ray adds."""
+ANNOTATOR_CPUS, WRITE_CPUS = 0.5, 0.25
+"""Unlike resources keep Ray from fusing the decoders, which take a whole CPU, into the annotator's own thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +81,7 @@ def check_fit(stage: AnnotateStage) -> None:
         "listing and reading": 2 * READ_CPUS,
         "one decoder": 1.0,
         f"{stage.actors} annotators": ANNOTATOR_CPUS * stage.actors,
-        "the filter of what is done": FILTER_CPUS,
+        "the filter of what is done": commits.FILTER_CPUS,
         "one writer": WRITE_CPUS,
     }
     wanted = {"CPU": sum(cpus.values()), "GPU": _gpus(stage) * stage.actors}
@@ -125,18 +113,10 @@ def annotate(run: runs.Run, *, samples: str, annotator: str, stage: AnnotateStag
     storage.write_bytes(run.path(BODY), storage.read_bytes(storage.join(annotator, BODY)))
     method = _method(run, source=source, annotator=annotator, stage=stage)
     lines = lineage(run, annotator=annotator, samples=samples, method=method)
-    done = _sweep(run)
-    if done:
-        log.info("%d of %d samples are done already", done, source.rows)
-    for _ in range(2):  # the second time only where the first found samples done twice
-        if done > source.rows:
-            _undo_doubles(run)
-            done = _sweep(run)
-        if done < source.rows:
-            _label(run, source=source, annotator=annotator, stage=stage, method=method, lines=lines)
-            done = _sweep(run)
-        if done == source.rows:
-            break
+    commits.write_all(
+        run, folder=LABELS, rows=source.rows,
+        work=lambda: _label(run, source=source, annotator=annotator, stage=stage, method=method, lines=lines),
+    )  # fmt: skip
     return succeed(run, source=source, lines=lines, seconds=time.time() - started)
 
 
@@ -163,7 +143,7 @@ def _label(
     )
     # Blocks of whole batches, which each yield of crops slightly exceeds: else a batch would lie in two, and be padded.
     labels.context.target_max_block_size = batches * batch_bytes
-    labels.context.checkpoint_config = _checkpointing(run)
+    labels.context.checkpoint_config = commits.checkpointing(run)
     metadata = (tables.PSEUDO_GT.metadata or {}) | {name.encode(): value.encode() for name, value in lines.items()}
     file_mb = stage.file_mb if stage.file_mb is not None else (128.0 if gpus else 8.0)
     try:
@@ -183,57 +163,6 @@ def _label(
                 "  fix: make room and run the same command again; what is written already stays"
             ) from None
         raise
-
-
-def _checkpointing(run: runs.Run) -> CheckpointConfig:
-    system, folder = storage.resolve(run.path(CHECKPOINT))
-    config = CheckpointConfig("sample_key", folder, override_filesystem=system, delete_checkpoint_on_success=False)
-    config.checkpoint_actor_pool_max_size = 1
-    config.checkpoint_actor_memory_bytes = FILTER_BYTES
-    return config
-
-
-def _sweep(run: runs.Run) -> int:
-    """Delete label files that no commit speaks of, which killed writers leave; the rows that are committed."""
-    records = storage.list_hidden(run.path(CHECKPOINT), ".parquet")
-    pending = {_name(path).removesuffix(PENDING) for path in records if path.endswith(PENDING)}
-    system, _ = storage.resolve(run.folder)
-    committed: set[str] = set()
-    for path in records:
-        name = _name(path).removesuffix(".parquet")
-        if path.endswith(PENDING):
-            continue  # Ray deletes it, and the labels under its name
-        if name in pending:  # killed within the commit, or while it was written again: half of it may be damaged
-            system.delete_file(path)
-        else:
-            committed.add(name)
-    kept = []
-    for path, _ in storage.list_files(run.path(LABELS), ".parquet"):
-        if _name(path).rpartition("-")[0] in committed:  # then comes the file's number within its commit
-            kept.append(path)
-        else:
-            system.delete_file(path)
-    return count_rows(run.path(LABELS), kept).total()
-
-
-def _undo_doubles(run: runs.Run) -> None:
-    """Take back commits that hold a sample of another one: of writers that outlived their driver, cut off from it."""
-    records = [p for p in storage.list_hidden(run.path(CHECKPOINT), ".parquet") if not p.endswith(PENDING)]
-    system, _ = storage.resolve(run.folder)
-    keys = [pq.read_table(path, filesystem=system).column("sample_key").to_numpy() for path in records]
-    again = np.ones(sum(map(len, keys)), bool)
-    again[np.unique(np.concatenate(keys), return_index=True)[1]] = False
-    for index in np.unique(np.repeat(np.arange(len(records)), [len(one) for one in keys])[again]):
-        system.delete_file(records[index])
-
-
-def forget_checkpoint(run: runs.Run) -> None:
-    """Once a run is complete: the record of what is done is the labels themselves."""
-    storage.delete_contents(run.path(CHECKPOINT))
-
-
-def _name(path: str) -> str:
-    return path.rpartition("/")[2]
 
 
 def _method(run: runs.Run, *, source: Source, annotator: str, stage: AnnotateStage) -> Method:
@@ -281,38 +210,10 @@ def lineage(run: runs.Run, *, annotator: str, samples: str, method: Method) -> d
     }
 
 
-def count_labels(folder: str) -> Counter[str]:
-    """Rows by status, from the files' own footers."""
-    return count_rows(folder, storage.parquet_files(folder, what="labels"))
-
-
-def count_rows(folder: str, files: list[str]) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for path, rows in zip(files, _rows_of(folder, files), strict=True):
-        counts[status_of(path)] += rows
-    return counts
-
-
-def _rows_of(folder: str, files: list[str]) -> list[int]:
-    system, _ = storage.resolve(folder)
-
-    def rows(path: str) -> int:
-        return storage.patiently(folder, lambda: pq.read_metadata(path, filesystem=system).num_rows)
-
-    with ThreadPoolExecutor(16) as pool:  # each is a round trip to the store
-        return list(pool.map(rows, files))
-
-
-def status_of(path: str) -> str:
-    """The status that a label file's folder names; none, "", for a file that lies elsewhere."""
-    folder = path.rpartition("/")[0].rpartition("/")[2]
-    return folder.removeprefix("status=") if folder.startswith("status=") else ""
-
-
 def succeed(run: runs.Run, *, source: Source, lines: dict[str, str], seconds: float) -> Counter[str]:
     """Say that all is done, if it is. The checkpoint goes last: until then it is what keeps rows from being doubled."""
     listed = storage.list_files(run.path(LABELS), ".parquet")
-    rows = _rows_of(run.path(LABELS), [path for path, _ in listed])
+    rows = commits.rows_of(run.path(LABELS), [path for path, _ in listed])
     counts: Counter[str] = Counter()
     for (path, _), count in zip(listed, rows, strict=True):
         counts[status_of(path)] += count

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
 
 from mesh_lib.nets.annotator import Annotator
 from mesh_lib.nets.checkpoints import Fit, depth_of, fit_state, read_state, rename_pose2pose
@@ -24,8 +25,8 @@ WEIGHTS = "annotator.safetensors"
 MODEL = "model.json"
 PRIOR_WEIGHTS = "vposer.safetensors"
 POSE2D_WEIGHTS = "pose2d.safetensors"
-MAKERS = ("train_annotator", "import_annotator")
-"""Jobs whose run folders hold an annotator."""
+MAKERS = ("train_annotator", "import_annotator", "train_estimator", "import_estimator")
+"""Jobs whose run folders hold an annotator, or an estimator of the same architecture."""
 CHECKPOINTS = (".pt", ".pth", ".pth.tar", ".ckpt", ".safetensors")
 """Names of published weights' files end so."""
 
@@ -64,18 +65,13 @@ def _pose_head(state: Mapping[str, torch.Tensor]) -> Literal["vposer", "rot6d"]:
 def save_annotator(annotator: Annotator, folder: str, *, kind: str = "") -> None:
     """Weights and model settings; the body is put beside them when the run starts."""
     storage.write_json(storage.join(folder, MODEL), runs.plain(annotator.config))
-    write_weights(learned_state(annotator), storage.join(folder, weights_file(WEIGHTS, kind)))
+    write_weights(annotator.state_dict(), storage.join(folder, weights_file(WEIGHTS, kind)))
 
 
 def weights_file(name: str, kind: str) -> str:
     """Name of the file for weights of another `kind` than those that a run delivers: annotator-best.safetensors."""
     stem, _, suffix = name.rpartition(".")
     return f"{stem}-{kind}.{suffix}" if kind else name
-
-
-def learned_state(annotator: Annotator) -> dict[str, torch.Tensor]:
-    """What a checkpoint holds: the network and VPoser; the body's buffers come from the body file."""
-    return {n: v for n, v in annotator.state_dict().items() if not n.startswith("keypoints.")}
 
 
 def load_annotator(folder: str) -> Annotator:
@@ -85,18 +81,26 @@ def load_annotator(folder: str) -> Annotator:
     """
     config, path = load_config(folder), storage.join(folder, WEIGHTS)
     state = read_weights(path)
-    prior = [name.removeprefix("vposer.") for name in state if name.startswith("vposer.")]
-    vposer = RELEASES[release_of(prior)]() if prior else None
-    annotator = Annotator(config, body=load_body_of(folder), vposer=vposer)
-    load_weights(annotator, state, where=path)
+    annotator = Annotator(config, body=load_body_of(folder), vposer=vposer_within(state))
+    load_whole(annotator, state, where=path)
     return annotator.eval()
+
+
+def vposer_within(state: Mapping[str, torch.Tensor]) -> VPoser | None:
+    """An untrained VPoser of the release that an annotator's weights hold; None where they hold none."""
+    prior = [name.removeprefix("vposer.") for name in state if name.startswith("vposer.")]
+    return RELEASES[release_of(prior)]() if prior else None
 
 
 def load_config(folder: str) -> Pose2PoseConfig:
     """The model settings of a finished run. Raises ValueError for a folder that is no such run."""
     runs.load_run(folder, job=MAKERS)
     settings: dict[str, Any] = storage.read_json(storage.join(folder, MODEL))
-    settings.pop("kind", None)
+    if (kind := settings.pop("kind", "Pose2PoseConfig")) != "Pose2PoseConfig":
+        raise ValueError(
+            f"the network in {folder} is of {kind}: annotators are Pose2Pose's\n"
+            "  fix: pass a run of jobs/train_annotator.py, or of jobs/train_estimator.py pose2pose"
+        )
     try:
         return Pose2PoseConfig(**settings)
     except TypeError as error:
@@ -116,9 +120,9 @@ def read_weights(path: str) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
-def load_weights(annotator: Annotator, state: dict[str, torch.Tensor], *, where: str) -> None:
+def load_whole(network: nn.Module, state: Mapping[str, torch.Tensor], *, where: str) -> None:
     """Load whole or not at all. Raises ValueError that names what does not fit."""
-    wanted = learned_state(annotator)
+    wanted = network.state_dict()
     wrong = [f"{n}: there {tuple(state[n].shape)}, here {tuple(v.shape)}" for n, v in wanted.items()
              if n in state and state[n].shape != v.shape]  # fmt: skip
     absent, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
@@ -130,7 +134,7 @@ def load_weights(annotator: Annotator, state: dict[str, torch.Tensor], *, where:
             + "\n  ".join(lines)
             + f"\n  fix: the model settings beside the weights ({MODEL}) must be those it was trained with"
         )
-    annotator.load_state_dict(state, strict=False)  # what is left is the body's own, just checked by name
+    network.load_state_dict(state)
 
 
 def read_published(path: str) -> dict[str, torch.Tensor]:

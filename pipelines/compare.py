@@ -17,7 +17,7 @@ from mesh_lib import tables
 from mesh_lib.body.joints import BODY33
 from mesh_lib.metrics.joints import mpjpe_mm, pa_mpjpe_mm
 from pipelines import storage
-from pipelines.annotate import LABELS
+from pipelines.label_files import LABELS
 
 COLUMNS = ["sample_key", "joints_3d_m", "reprojection_error_px", "flags"]
 

@@ -27,9 +27,9 @@ from mesh_lib.formats.batch import Labels
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
 from mesh_lib.supervision import to_body33
 from pipelines import storage
-from pipelines.annotate import LABELS
 from pipelines.bodies import load_body_of
 from pipelines.join import Lookup
+from pipelines.label_files import LABELS
 from pipelines.npz import NpzWriter
 from pipelines.report import open_labels
 from pipelines.sources import Source, open_source, read_group

@@ -32,9 +32,10 @@ from mesh_lib.geometry.rotations import rotvec_to_rotmat
 from mesh_lib.labels import failures, labels_of, labels_table
 from mesh_lib.supervision import to_body33
 from pipelines import runs, storage
-from pipelines.annotate import LABELS, succeed
+from pipelines.annotate import succeed
 from pipelines.bodies import load_body_of, put_body
 from pipelines.crops import IDENTITY
+from pipelines.label_files import LABELS
 from pipelines.npz import read_npz
 from pipelines.sources import Source, open_source, read_group
 

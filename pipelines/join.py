@@ -8,14 +8,28 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from pipelines.sources import read_group
+from pipelines import storage
+from pipelines.sources import LOOKS, read_group
 
 KEPT = 8
 """Row groups."""
+
+
+def row_groups(path: str, files: Sequence[str]) -> list[tuple[str, int]]:
+    """(file, row group) of all that hold rows, in order."""
+    system, _ = storage.resolve(path)
+
+    def count(file: str) -> int:
+        return storage.patiently(path, lambda: pq.read_metadata(file, filesystem=system).num_row_groups)
+
+    with ThreadPoolExecutor(LOOKS) as pool:
+        return [(file, i) for file, count in zip(files, pool.map(count, files), strict=True) for i in range(count)]
 
 
 class Lookup:

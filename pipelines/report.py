@@ -25,9 +25,9 @@ from mesh_lib.datasets.images import BadImage, decode, encode_jpeg
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
 from mesh_lib.render.overlay import overlay, side_view
 from pipelines import storage
-from pipelines.annotate import LABELS, count_labels
 from pipelines.bodies import load_body_of
 from pipelines.compare import Comparison, compare_labels
+from pipelines.label_files import LABELS, count_labels
 from pipelines.sources import Source, open_source, read_group
 
 matplotlib.use("Agg")

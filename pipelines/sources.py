@@ -23,19 +23,30 @@ LOOKS = 16
 
 
 @dataclass(frozen=True)
+class Labels:
+    """Labels that stand in for a dataset's truth (pipelines/labelled.py)."""
+
+    path: str
+    parts: tuple[tuple[tuple[str, int], ...], ...]
+    """For each row group of the samples, the (file, row group) of the labels that hold its rows."""
+
+
+@dataclass(frozen=True)
 class Source:
     """One sample dataset, as the planner sees it."""
 
     path: str
     joint_set: JointSet
     groups: tuple[tuple[str, int, int], ...]
-    """(file, row group, rows)"""
+    """(file, row group, rows); of samples with labels, those rows alone that have one."""
     bodies: frozenset[str]
     """SHA-256 of the body files whose parameters `smpl_*` holds, as far as the files name them."""
     has_3d: bool
     """Some sample has 3D joints or SMPL parameters, as far as the files' statistics say."""
     weak: bool = False
     """Supervised by 2D only: whatever 3D the samples carry is not read."""
+    labels: Labels | None = None
+    """In place of the 3D that the samples carry."""
 
     @property
     def rows(self) -> int:

@@ -29,6 +29,7 @@ from mesh_lib.geometry import crop
 from mesh_lib.supervision import to_body33
 from pipelines import runs, storage
 from pipelines.cluster import set_up_data
+from pipelines.labelled import labelled_rows
 from pipelines.sources import COLUMNS, Source, read_group
 
 SEGMENT = 1000
@@ -285,7 +286,10 @@ class _CropWindow:
         for piece in window.pieces:
             source = self.feed.sources[piece.source]
             file, row_group, _ = source.groups[piece.group]
-            table = read_group(source.path, file, row_group, COLUMNS).slice(piece.low, piece.high - piece.low)
+            table = read_group(source.path, file, row_group, COLUMNS)
+            if source.labels:
+                table = labelled_rows(table, source.labels, piece.group)
+            table = table.slice(piece.low, piece.high - piece.low)
             truth.append(truth_columns(table, source.joint_set, weak=source.weak))
             cutter = Cutter(table)
             shots += [_Shot(cutter, row, drawn[len(shots) + row]) for row in range(len(table))]

@@ -94,8 +94,12 @@ class Learner(Protocol):
 
     @property
     def network(self) -> nn.Module:
-        """Pictures in, the answer that `losses` judges out."""
+        """`inputs` in, the answer that `losses` judges out."""
         ...
+
+    def inputs(self, image: Tensor, truth: Truth) -> tuple[Tensor, ...]:
+        """What the network is given: the pictures and, in an ablation, of the truth."""
+        return (image,)
 
     def losses(self, answer: Any, truth: Truth) -> dict[str, Tensor]:
         """Weighted terms by name, each a scalar; their sum is the loss."""
@@ -238,7 +242,7 @@ class _Worker:
                 self.shared.require_backward_grad_sync = part == self.training.accumulate - 1
             image, truth = to_tensors(batch)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.precision == "bfloat16"):
-                answer = self.wrapped(image)
+                answer = self.wrapped(*self.learner.inputs(image, truth))
             losses = self.learner.losses(answer, truth)
             loss = torch.stack(list(losses.values())).sum() / self.training.accumulate
             values = torch.stack(list(losses.values())).detach().cpu() / self.training.accumulate
@@ -310,7 +314,7 @@ class _Worker:
         for batch in crops.iter_torch_batches(batch_size=VALIDATION_BATCH, device=self.device):
             image, truth = to_tensors(batch)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.precision == "bfloat16"):
-                answer = self.network(image)
+                answer = self.network(*self.learner.inputs(image, truth))
             errors = self.learner.errors(answer, truth)
             known = ~errors.isnan() & ~batch["stand_in"]
             found += torch.stack([errors[known].double().sum(), known.sum().double()])

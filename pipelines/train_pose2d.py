@@ -110,6 +110,9 @@ class Pose2DLearner:
     network: Pose2D
     folder: str
 
+    def inputs(self, image: Tensor, truth: Truth) -> tuple[Tensor, ...]:
+        return (image,)
+
     def losses(self, answer: Tensor, truth: Truth) -> dict[str, Tensor]:
         return {"heatmaps": pose2d_loss(answer.float(), *self._targets(truth))}
 

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from mesh_lib import tables
 from mesh_lib.labels import SELF_CHECK_PX
 from pipelines import runs, storage
-from pipelines.annotate import LABELS, SUCCESS, status_of
+from pipelines.annotate import SUCCESS
+from pipelines.label_files import LABELS, status_of
 from pipelines.sources import open_source
 
 LISTED = 5

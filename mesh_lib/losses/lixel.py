@@ -35,6 +35,9 @@ class LixelLossConfig:
     """Where stage two compares poses: rotation vectors as released, or matrices, which have no jump at π."""
     normalise_by: Literal["all", "valid"] = "all"
     """One mean over the whole batch, masked zeros included (released), or over the valid entries."""
+    check_fits: bool = True
+    """Leave out fits (and labels) that are far from the dataset's own joints: 3 lixels, or 25 mm where those are 3D
+    (released)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,8 @@ from mesh_lib.body.joints import BODY33, VPOSER21
 from mesh_lib.body.layer import KeypointLayer
 from mesh_lib.geometry.cameras import crop_translation_m, project_to_crop
 from mesh_lib.geometry.rotations import rot6d_to_rotmat
-from mesh_lib.nets.lean import folded
 from mesh_lib.nets.neural_annot import NeuralAnnot
-from mesh_lib.nets.packed import PackedTrunk, can_pack
+from mesh_lib.nets.packed import ready
 from mesh_lib.nets.pose2pose import Pose2Pose, Pose2PoseConfig
 from mesh_lib.nets.vposer import VPoser
 
@@ -75,9 +74,7 @@ class Annotator(nn.Module):
         """A copy with the regressor's batch norms folded into weights and, on CPUs, its backbone packed: the same
         answers but for rounding, in little more than half the time. It cannot learn, nor be saved."""
         quick = copy.deepcopy(self).eval().requires_grad_(False)
-        quick.regressor = folded(self.regressor)
-        if can_pack(quick):
-            quick.regressor.backbone = PackedTrunk(quick.regressor.backbone)
+        quick.regressor = ready(self.regressor)
         return quick
 
     def posed(

@@ -7,11 +7,16 @@ build of torch lacks them (`can_pack`) networks go on as they are. Answers diffe
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mesh_lib.nets.lean import folded
 from mesh_lib.nets.resnet import ResNet
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def can_pack(net: nn.Module) -> bool:
@@ -81,3 +86,15 @@ class PackedTrunk(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h32 w32"]:
         return self.late(self.early(x))
+
+
+def ready(regressor: Net) -> Net:
+    """A copy for inference: batch norms folded into weights and, where that can be, its `backbone` packed.
+
+    It cannot learn, nor be saved.
+    """
+    quick = folded(regressor)
+    backbone = getattr(quick, "backbone", None)
+    if isinstance(backbone, ResNet) and can_pack(quick):
+        setattr(quick, "backbone", PackedTrunk(backbone))  # noqa: B010
+    return quick

@@ -28,8 +28,8 @@ from mesh_lib.labels import failures, labels_table, make_labels
 from mesh_lib.nets.annotator import Annotator
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from mesh_lib.nets.vposer import VPoserV2
-from pipelines import annotators
-from pipelines.annotate import AnnotateStage, annotate, forget_checkpoint
+from pipelines import annotators, commits
+from pipelines.annotate import AnnotateStage, annotate
 from pipelines.bodies import cached_body, put_body
 from pipelines.cluster import connect
 from pipelines.crops import COLUMNS, IDENTITY, prepare
@@ -154,7 +154,7 @@ def ours(f: str, samples: str, out: Path) -> None:
     stage = AnnotateStage(batch_size=BATCH, threads=THREADS)
     annotate(run, samples=samples, annotator=f, stage=stage)
     run.finish()
-    forget_checkpoint(run)
+    commits.forget(run)
     shutil.rmtree(out)
 
 

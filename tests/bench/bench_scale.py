@@ -22,7 +22,7 @@ import torch
 from mesh_lib import tables
 from mesh_lib.body.joints import BODY33
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
-from pipelines import annotate, runs, storage
+from pipelines import annotate, commits, label_files, runs, storage
 from pipelines.cluster import connect
 from pipelines.labeller import Labeller, Method, no_labels
 from pipelines.measure import PeakMemory
@@ -93,13 +93,13 @@ def one(folder: str, rows: int) -> dict[str, Any]:
         counts = annotate.annotate(run, samples=samples, annotator=f, stage=STAGE)
         seconds = time.time() - started
     assert counts == {"ok": rows}
-    commits = storage.list_hidden(run.path(annotate.CHECKPOINT), ".parquet")
+    records = storage.list_hidden(run.path(commits.CHECKPOINT), ".parquet")
     found = {
         "rows": rows, "seconds": seconds, "driver_gb": memory.driver_gb, "worker_gb": memory.worker_gb,
-        "shards": len(storage.parquet_files(samples)), "commits": len(commits),
-        "files": len(storage.list_files(run.path(annotate.LABELS), ".parquet")),
+        "shards": len(storage.parquet_files(samples)), "commits": len(records),
+        "files": len(storage.list_files(run.path(label_files.LABELS), ".parquet")),
     }  # fmt: skip
-    Path(commits[0]).unlink()
+    Path(records[0]).unlink()
     (Path(f) / "asked").unlink()
     started = time.time()
     again = annotate.annotate(run, samples=samples, annotator=f, stage=STAGE)

@@ -82,11 +82,11 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(tiny_annotator: Path, tmp_pa
     f = annotators.load_annotator(str(tiny_annotator))
     weights = load_file(tiny_annotator / annotators.WEIGHTS)
     with pytest.raises(ValueError, match="another architecture") as error:
-        annotators.load_weights(f, {**weights, "regressor.root.weight": torch.zeros(6, 5)}, where="w")
+        annotators.load_whole(f, {**weights, "regressor.root.weight": torch.zeros(6, 5)}, where="w")
     assert "regressor.root.weight: there (6, 5)" in str(error.value)
     rootless = {name: value for name, value in weights.items() if "root" not in name}
     with pytest.raises(ValueError, match=r"absent: regressor\.root\.bias[\s\S]*unknown: x"):
-        annotators.load_weights(f, rootless | {"x": torch.zeros(1)}, where="w")
+        annotators.load_whole(f, rootless | {"x": torch.zeros(1)}, where="w")
     shutil.copytree(tiny_annotator, tmp_path / "f", ignore=shutil.ignore_patterns("_ray"))
     path = tmp_path / "f" / annotators.WEIGHTS
     path.write_bytes(path.read_bytes()[:100])

@@ -1,0 +1,131 @@
+"""From samples to what I2L-MeshNet is taught: joints and vertices in lixels, in the frame of the augmented crop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mesh_lib.body.files import Body
+from mesh_lib.body.joints import BODY33, JointSet
+from mesh_lib.body.layer import KeypointLayer
+from mesh_lib.geometry.cameras import project
+from mesh_lib.geometry.rotations import rotvec_to_rotmat
+from mesh_lib.losses.lixel import (
+    FIT_WITHIN_LIXELS,
+    FIT_WITHIN_M,
+    LixelTargets,
+    ParameterTargets,
+    fit_is_close,
+)
+from mesh_lib.nets.lixel import LIXEL29, I2LMeshNet
+from mesh_lib.supervision import Targets, Truth, make_targets, unturn_points, warp_points
+
+ROOT = JointSet("root", ("pelvis",))
+NOWHERE = -1e3
+"""Bins: so far outside of the heatmaps that a Gaussian there is nothing in them."""
+COMMON = tuple(name for name in LIXEL29.names if name in BODY33.names)
+"""Joints that both samples and I2L-MeshNet have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LixelLesson:
+    """All that both stages are taught of a batch."""
+
+    lixels: LixelTargets
+    parameters: ParameterTargets
+    joints: Float[Tensor, "batch joints 3"]
+    """The true joints in lixels for a MeshNet that sees them (Table 3); NOWHERE where nobody knows them."""
+    root_depth_m: Float[Tensor, " batch"]
+    """Of the pelvis in the camera's frame: of the mesh, else of the dataset's joints; NaN where neither is known."""
+
+
+class LixelTeacher(torch.nn.Module):
+    """Makes lessons of batches. Its buffers are the body's."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+        self.keypoints = KeypointLayer(body, BODY33)
+        self.root = KeypointLayer(body, ROOT)
+
+    @torch.no_grad()
+    def forward(self, truth: Truth, network: I2LMeshNet, *, check_fits: bool = True) -> LixelLesson:
+        """`check_fits`: fits that are far from the dataset's own joints teach nothing (release)."""
+        space, targets = network.config.space, make_targets(truth, keypoints=self.keypoints)
+        mesh_m = network.body_layer(rotmats=targets.rotmats, betas=targets.betas).vertices_m
+        joints_m = network.regressor @ mesh_m
+        mesh_rel_m, joints_rel_m = mesh_m - joints_m[:, :1], joints_m - joints_m[:, :1]
+
+        placed = targets.mesh_crop_valid > 0
+        root_m = self.root(rotmats=rotvec_to_rotmat(truth.smpl_rotvec), betas=targets.betas)
+        root_m = root_m + truth.smpl_transl_m[:, None]
+
+        def to_lixels(rel_m: Tensor) -> Tensor:
+            points_m = root_m + unturn_points(rel_m, truth)
+            points_m = torch.where(placed[:, None, None], points_m, torch.ones_like(points_m))  # masked below
+            pixels = project(points_m, focal_px=truth.focal_px, princpt_px=truth.princpt_px)
+            return space.from_crop(warp_points(pixels, truth), rel_m[..., 2])
+
+        fit, mesh = to_lixels(joints_rel_m), to_lixels(mesh_rel_m)
+        orig, known, deep = self._own_joints(targets, network)
+        fit_valid = placed.float()
+        if check_fits:
+            fit_valid = fit_valid * self._close(fit, joints_rel_m, orig, known, targets, deep)
+        inside = space.inside
+        lixels = LixelTargets(
+            joints_orig=orig,
+            joints_orig_valid=known * inside(orig),
+            depth_valid=deep,
+            joints_fit=fit,
+            joints_fit_valid=inside(fit),
+            mesh_fit=mesh,
+            mesh_fit_valid=inside(mesh),
+            fit_valid=fit_valid,
+        )
+        own = torch.where(known[..., None] > 0, orig, NOWHERE)
+        pelvis = truth.keypoints_3d_m[:, _PELVIS]
+        own_depth_m = torch.where(pelvis[:, 3] > 0, pelvis[:, 2], torch.nan)
+        return LixelLesson(
+            lixels=lixels,
+            parameters=ParameterTargets(
+                rotmats=targets.rotmats,
+                betas=targets.betas,
+                joints_fit_rel_m=joints_rel_m,
+                fit_valid=fit_valid,
+                joints_orig_rel_m=_to_lixel29(targets.joints_rel_m),
+                joints_orig_valid=_to_lixel29(targets.joints_rel_valid[..., None])[..., 0],
+            ),
+            joints=torch.where(placed[:, None, None], fit, own),
+            root_depth_m=torch.where(targets.mesh_valid > 0, root_m[:, 0, 2], own_depth_m),
+        )
+
+    def _own_joints(self, targets: Targets, network: I2LMeshNet) -> tuple[Tensor, Tensor, Tensor]:
+        """The dataset's joints in lixels, which are known, and whose depth is. Without depth they lie in the middle."""
+        deep = (targets.joints_rel_valid > 0).any(dim=1).float()
+        known = targets.keypoints_valid * torch.where(deep[:, None] > 0, targets.joints_rel_valid, 1.0)
+        depth_m = targets.joints_rel_m[..., 2] * targets.joints_rel_valid
+        orig = network.config.space.from_crop(targets.keypoints_crop_px, depth_m)
+        return _to_lixel29(orig), _to_lixel29(known[..., None])[..., 0], deep
+
+    def _close(
+        self, fit: Tensor, fit_rel_m: Tensor, orig: Tensor, known: Tensor, targets: Targets, deep: Tensor
+    ) -> Tensor:
+        """Whether fits lie by the dataset's joints: in 3D where it has that, else in 2D."""
+        in_2d = fit_is_close(fit[..., :2], orig[..., :2], known, within=FIT_WITHIN_LIXELS, aligned=False)
+        known_3d = _to_lixel29(targets.joints_rel_valid[..., None])[..., 0]
+        in_3d = fit_is_close(
+            fit_rel_m, _to_lixel29(targets.joints_rel_m), known_3d, within=FIT_WITHIN_M, aligned=True
+        )  # fmt: skip
+        return torch.where(deep > 0, in_3d, in_2d)
+
+
+_PELVIS = BODY33.index("pelvis")
+
+
+def _to_lixel29(values: Float[Tensor, "batch 33 channels"]) -> Float[Tensor, "batch 29 channels"]:
+    """BODY33 to LIXEL29 by name; zeros for joints that samples do not have."""
+    out = values.new_zeros(len(values), len(LIXEL29), values.shape[2])
+    out[:, LIXEL29.indices(COMMON)] = values[:, BODY33.indices(COMMON)]
+    return out
