@@ -120,16 +120,17 @@ def evaluate(
             f"{lost} of {len(ids)} people have no prediction: {reasons} ({', '.join(names[:LISTED])} …)\n"
             "  fix: mend their pictures; or --stage.missing count, for means over the others, in another --out"
         )
-    statement = scorer_of(benchmark.rules, folder=benchmark.regressors, body=ask.body()).statement
-    scores = _gather(people, benchmark.rules)
+    rules = benchmark.rules
+    statement = scorer_of(rules, folder=benchmark.regressors, body=ask.body()).statement
+    scores = _gather(people, rules)
     scores.require(ids)
     found = {
-        "statement": statement | {"root_depth": stage.root_depth if _asks_depth(ask) else None},
+        "statement": statement,
         "people": len(people), "without_prediction": lost,
         "means_over": stage.mean,
         "columns": {name: asdict(value) for name, value in _summary(scores, stage).items()},
-        "sequences": _acceleration(people) if isinstance(benchmark.rules, BodyProtocol) else {},
-        "predicted_by": _origin(ask), "samples": [source.path for source in benchmark.sources],
+        "sequences": _acceleration(people) if isinstance(rules, BodyProtocol) and rules.sequences else {},
+        "predicted_by": _origin(ask) | {"root_depth": stage.root_depth if _asks_depth(ask) else None}, "samples": [source.path for source in benchmark.sources],
     }  # fmt: skip
     storage.write_json(run.path(SCORES), found)
     storage.write_bytes(run.path(TABLE), ("\n".join(table(found)) + "\n").encode())
@@ -300,7 +301,7 @@ def compare_runs(new: str, old: str, *, stage: EvaluateStage) -> dict[str, Any]:
     Raises ValueError where protocol, regressors or people differ.
     """
     (mine, ours), (theirs, others) = load_scores(new), load_scores(old)
-    for name in ("protocol", "regressor", "joints", "root", "root_depth"):
+    for name in ("protocol", "regressor", "joints", "root"):
         if mine["statement"][name] != theirs["statement"][name]:
             raise ValueError(
                 f"the two were scored by other rules: {name} is {mine['statement'][name]} in {new}, "

@@ -44,6 +44,8 @@ class BodyProtocol:
     """On which errors are taken, by their names in the regressor's joint set."""
     root: str
     alignments: tuple[Alignment, ...] = ("root", "procrustes")
+    sequences: bool = False
+    """Whether it has every frame, so that accelerations mean something."""
     headline: tuple[str, ...]
     """The columns that papers print."""
     source: str
@@ -147,6 +149,7 @@ PW3D = BodyProtocol(
     regressor=H36M_REGRESSOR,
     joints=_LIMBS,
     root="pelvis",
+    sequences=True,
     headline=("pa_mpjpe_mm", "mpjpe_mm", "mpvpe_mm"),
     source="Moon's Pose2Pose, data/PW3D; the same joints and regressor as SPIN",
 )
@@ -158,6 +161,7 @@ PW3D_NEUTRAL = BodyProtocol(
     regressor=H36M_REGRESSOR,
     joints=_LIMBS,
     root="pelvis",
+    sequences=True,
     headline=PW3D.headline,
     source="HybrIK and METRO score against the neutral body; not to be compared with 3dpw",
 )
