@@ -23,6 +23,7 @@ from mesh_lib.metrics.joints import acceleration_error_mm
 from mesh_lib.metrics.protocols import BodyProtocol, CrowdProtocol, find_protocol
 from mesh_lib.metrics.scorers import People, scorer_of
 from mesh_lib.metrics.summary import RESAMPLES, Estimate, Mean, Scores, compare
+from mesh_lib.nets.lixel import LixelConfig
 from pipelines import annotators, commits, estimators, runs, storage
 from pipelines.benchmark import Benchmark, check_people, check_protocol
 from pipelines.evaluator import Ask, Crops, Evaluate, RootDepth, needed_columns
@@ -130,7 +131,7 @@ def evaluate(
         "means_over": stage.mean,
         "columns": {name: asdict(value) for name, value in _summary(scores, stage).items()},
         "sequences": _acceleration(people) if isinstance(rules, BodyProtocol) and rules.sequences else {},
-        "predicted_by": _origin(ask) | {"root_depth": stage.root_depth if _asks_depth(ask) else None}, "samples": [source.path for source in benchmark.sources],
+        "predicted_by": _origin(ask), "samples": [source.path for source in benchmark.sources],
     }  # fmt: skip
     storage.write_json(run.path(SCORES), found)
     storage.write_bytes(run.path(TABLE), ("\n".join(table(found)) + "\n").encode())
@@ -145,13 +146,6 @@ def _check_labels(source: Source, labels: str) -> None:
         raise ValueError(
             f"{message}\n  fix: label them; or --stage.missing count, for means over the labelled"
         ) from None
-
-
-def _asks_depth(ask: Ask) -> bool:
-    if ask.what == "labels":
-        return False
-    config = estimators.load_config(ask.folder)
-    return type(config).__name__ == "LixelConfig"
 
 
 def _score(run: runs.Run, *, benchmark: Benchmark, ask: Ask, stage: EvaluateStage) -> None:
@@ -255,7 +249,10 @@ def _origin(ask: Ask) -> dict[str, Any]:
     jobs = LABELLERS if ask.what == "labels" else annotators.MAKERS
     record = runs.load_run(ask.folder, job=jobs)
     found = {"what": ask.what, "folder": ask.folder, "job": record["job"], "run_id": record["run_id"]}
-    return found | ({"sha256": estimators.weights_sha256(ask.folder)} if ask.what == "network" else {})
+    if ask.what == "labels":
+        return found
+    depth = ask.root_depth if isinstance(estimators.load_config(ask.folder), LixelConfig) else None
+    return found | {"sha256": estimators.weights_sha256(ask.folder), "root_depth": depth}
 
 
 def table(found: dict[str, Any]) -> list[str]:

@@ -2,9 +2,9 @@
 
 python -m tests.bench.study_two_stage OUT [SEED …]     an hour a seed on two cores; killed, the same command goes on
 
-The same g four times, on `studio` with 3D and `street` with: its 2D alone (a), labels of an f without recipes (b), labels
-of f, and the true 3D (c), which no paper could take. How much of the way from (a) to (c) do labels go? Beside them the
-variants of Three Recipes' Table 6: f itself, and f fine-tuned on its own labels.
+The same g four times, on `studio` with 3D and `street` with: its 2D alone (a), labels of an f without recipes (b),
+labels of f, and the true 3D (c), which no paper could take. How much of the way from (a) to (c) do labels go? Beside
+them the variants of Three Recipes' Table 6: f itself, and f fine-tuned on its own labels.
 """
 
 from __future__ import annotations
