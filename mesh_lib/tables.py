@@ -81,6 +81,7 @@ def samples_schema(joint_set: JointSet, *, body_sha256: str | None = None) -> pa
             _field("smpl_betas", (10,)),
             _field("smpl_transl_m", (3,)),
             ("smpl_valid", pa.bool_()),
+            ("smpl_gender", pa.string()),
             _field("mano_pose", (2, 48)),
             _field("mano_betas", (2, 10)),
             _field("mano_transl_m", (2, 3)),

@@ -56,6 +56,8 @@ class SmplTruth:
     """(10,)"""
     transl_m: np.ndarray
     """(3,)"""
+    gender: str | None = None
+    """m or f, where the parameters are of the body model of that gender; None: neutral, or nobody says."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ flag for each actor); the test set is that of most papers.
 Traps. The files are Python 2 pickles: they are read by an unpickler that knows arrays and runs nothing. Bodies turn
 about their pelvis; where that is at rest is the first of `jointPositions` less `trans`, so the translation in the
 camera's frame is exact without a body model (NaN where the two do not agree). `betas` and SMPL are those of the actor's
-gendered model: meshes of a neutral one are not the truth, and `gender` chooses the actors of one. 2D joints are
-projections of SMPL's, confidence 1; nose, eyes and ears are detections (OpenPose) with theirs, 0 where there is none,
-and have no 3D. Person 0 and 1 are the same people all through a sequence. Clothed meshes and textures are not kept.
+gendered model, which samples name: meshes of a neutral one are not the truth, and `gender` chooses the actors of one.
+2D joints are projections of SMPL's, confidence 1; nose, eyes and ears are detections (OpenPose) with theirs, 0 where
+there is none, and have no 3D. Person 0 and 1 are the same people all through a sequence. Clothed meshes and textures are not kept.
 """
 
 from __future__ import annotations
@@ -138,7 +138,11 @@ class Pw3d(Reader):
             keypoints_2d_px=np.concatenate([np.column_stack([pixels, before]), detected]),
             keypoints_3d_m=np.concatenate([np.column_stack([points_m, np.ones(24)]), np.zeros((len(FACE), 4))]),
             smpl=SmplTruth(
-                global_orient=orient, body_pose=actor.poses[frame, 3:], betas=actor.betas, transl_m=transl_m
+                global_orient=orient,
+                body_pose=actor.poses[frame, 3:],
+                betas=actor.betas,
+                transl_m=transl_m,
+                gender=actor.gender,
             ),
             camera=camera,
             sequence=sequence,

@@ -172,6 +172,7 @@ def test_a_translation_that_does_not_go_with_the_joints_is_not_stored(tmp_path: 
 def test_actors_of_one_gender_keep_their_numbers(tmp_path: Path, content: Any) -> None:
     found, skipped = read(tmp_path, content, gender="f")
     assert [(p.frame, p.person_id) for p in found] == [(0, "1"), (2, "1"), (3, "1")]
+    assert {p.smpl.gender for p in found if p.smpl} == {"f"}
     assert skipped == {"other_gender": 4, "camera_not_aligned": 1}
 
 
