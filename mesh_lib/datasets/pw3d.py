@@ -11,7 +11,8 @@ about their pelvis; where that is at rest is the first of `jointPositions` less 
 camera's frame is exact without a body model (NaN where the two do not agree). `betas` and SMPL are those of the actor's
 gendered model, which samples name: meshes of a neutral one are not the truth, and `gender` chooses the actors of one.
 2D joints are projections of SMPL's, confidence 1; nose, eyes and ears are detections (OpenPose) with theirs, 0 where
-there is none, and have no 3D. Person 0 and 1 are the same people all through a sequence. Clothed meshes and textures are not kept.
+there is none, and have no 3D. Person 0 and 1 are the same people all through a sequence. Clothed meshes and textures
+are not kept.
 """
 
 from __future__ import annotations
