@@ -36,7 +36,6 @@ ROWS = "people"
 """Folder of one row a person."""
 SCORES, TABLE = "scores.json", "scores.md"
 ACTOR_CPUS, READ_CPUS, CROP_CPUS, WRITE_CPUS = 0.5, 0.25, 0.75, 0.25
-FILE_MB = 8
 LISTED = 3
 LABELLERS = ("annotate", "import_labels")
 
@@ -60,6 +59,8 @@ class EvaluateStage:
     k)."""
     plausibility: bool = False
     """Measure self-penetration and joint limits too (70 ms a body)."""
+    file_mb: float = 8.0
+    """Of scores that are written, and committed, at once: what a kill can lose."""
     missing: Literal["refuse", "count"] = "refuse"
     """What a person without a prediction (no label, a picture that cannot be read) does to the scores: there are none,
     or they are means over the others, and say so."""
@@ -174,7 +175,10 @@ def _score(run: runs.Run, *, benchmark: Benchmark, ask: Ask, stage: EvaluateStag
     scored.context.checkpoint_config = commits.checkpointing(run)
     target, folder = storage.resolve(run.path(ROWS))
     scored.write_parquet(
-        folder, filesystem=target, min_bytes_per_file=FILE_MB * 2**20, ray_remote_args={"num_cpus": WRITE_CPUS}
+        folder,
+        filesystem=target,
+        min_bytes_per_file=int(stage.file_mb * 2**20),
+        ray_remote_args={"num_cpus": WRITE_CPUS},
     )
 
 

@@ -40,11 +40,13 @@ class MixedTraining(Training):
 
 
 def make_feeds(training: MixedTraining, *, strong: list[Source], weak: list[Source]) -> list[Feed]:
-    """Who gives how many samples to every batch.
+    """Who gives how many samples to every batch. Of the samples in the wild, those without labels teach by their 2D.
 
     Raises ValueError for a mix that cannot be drawn: no datasets for a part of the batch, or datasets for none of it;
     shares that are not one for each dataset; numbers that do not split over the workers.
     """
+    strong = _withhold(training, strong)
+    weak = [source if source.labels else replace(source, weak=True) for source in weak]
     weak_samples = round(training.batch_size * training.weak_share)
     feeds = []
     for name, sources, samples, shares in (
@@ -93,7 +95,7 @@ def _counts(samples: int, shares: Sequence[float], *, units: int) -> list[int] |
     return [count * units for count in counts]
 
 
-def withhold(training: MixedTraining, strong: list[Source]) -> list[Source]:
+def _withhold(training: MixedTraining, strong: list[Source]) -> list[Source]:
     """The 3D-supervised datasets, those marked whose 3D is withheld."""
     hidden = {storage.absolute(path) for path in training.withhold_3d if path != "all"}
     if unknown := hidden - {source.path for source in strong}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ from mesh_lib.nets.vposer import VPoser, vposer_of
 from mesh_lib.supervision import Targets, Truth, make_targets
 from pipelines import annotators, runs, storage
 from pipelines.bodies import load_body_of, put_body
-from pipelines.mixture import MixedTraining, check_bodies, make_feeds, open_validation, withhold
+from pipelines.mixture import MixedTraining, check_bodies, make_feeds, open_validation
 from pipelines.sources import open_source
 from pipelines.stream import StreamConfig
 from pipelines.train import check_fit, fit, initial_state
@@ -86,8 +86,8 @@ def train_annotator(
     backbone what f starts from (`starting_backbone`). Raises ValueError for a mix that cannot be drawn (`make_feeds`),
     a dataset without 3D in a 3D role, and 3D truth that speaks of another body.
     """
-    strong_sources = withhold(training, [open_source(path) for path in strong])
-    feeds = make_feeds(training, strong=strong_sources, weak=[replace(open_source(path), weak=True) for path in weak])
+    strong_sources = [open_source(path) for path in strong]
+    feeds = make_feeds(training, strong=strong_sources, weak=[open_source(path) for path in weak])
     held = open_validation(validation)
     check_fit(training, feeds, held)
     check_bodies([*strong_sources, *([held] if held else [])], body)

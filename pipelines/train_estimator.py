@@ -33,7 +33,7 @@ from mesh_lib.supervision import Truth, make_targets
 from pipelines import annotators, estimators, runs, storage
 from pipelines.bodies import load_body_of, put_body
 from pipelines.labelled import Unlabelled, body_of, with_labels
-from pipelines.mixture import MixedTraining, check_bodies, make_feeds, open_validation, withhold
+from pipelines.mixture import MixedTraining, check_bodies, make_feeds, open_validation
 from pipelines.sources import Source, open_source
 from pipelines.stream import StreamConfig
 from pipelines.train import check_fit, fit, initial_state
@@ -134,7 +134,7 @@ def train_estimator(
     strong are sample folders with 3D truth, weak those in the wild, labels one set for each of these (or NO_LABELS),
     weights what `init` is read from. Raises ValueError as train_annotator does, and for labels that do not fit.
     """
-    strong_sources = withhold(training, [open_source(path) for path in strong])
+    strong_sources = [open_source(path) for path in strong]
     weak_sources, dropped = open_wild(weak, labels, unlabelled=training.unlabelled, body=body)
     feeds = make_feeds(training, strong=strong_sources, weak=weak_sources)
     held = open_validation(validation)
@@ -167,7 +167,7 @@ def open_wild(
     for path, made in zip(weak, labels or [NO_LABELS] * len(weak), strict=True):
         source = open_source(path)
         if made == NO_LABELS:
-            sources.append(replace(source, weak=True))
+            sources.append(source)
             continue
         if bodies := body_of(made):
             check_bodies([replace(source, path=made, bodies=frozenset({bodies}))], body)

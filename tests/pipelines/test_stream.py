@@ -15,9 +15,10 @@ from mesh_lib.body.joints import BODY33
 from mesh_lib.datasets.images import BadImage, encode_jpeg
 from mesh_lib.geometry import crop
 from pipelines import storage
+from pipelines.mixture import make_feeds
 from pipelines.sources import open_source
 from pipelines.stream import Cutter, Feed, StreamConfig, batches, crop_stream, planned, truth_columns
-from pipelines.train_annotator import AnnotatorTraining, make_feeds
+from pipelines.train_annotator import AnnotatorTraining
 
 pytestmark = pytest.mark.ray
 SIZE = (64, 64)
