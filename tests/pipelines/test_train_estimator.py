@@ -128,9 +128,9 @@ def test_g_starts_from_f_itself_or_from_its_backbone(tiny_annotator: Path, tiny_
     assert isinstance(network, I2LMeshNet)
     for part in (network.pose_backbone, network.mesh_backbone):
         assert torch.equal(part.layer4[1].conv2.weight, f.regressor.backbone.layer4[1].conv2.weight)  # pyright: ignore
-    with pytest.raises(ValueError, match="--training.init network needs --weights"):
+    with pytest.raises(ValueError, match="init network needs --weights"):
         starting_network(same, None, body=body, prior=f.vposer)
-    with pytest.raises(ValueError, match="another architecture|no whole network of this kind"):
+    with pytest.raises(ValueError, match=r"another architecture|no whole network of this kind"):
         starting_network(dataclasses.replace(HMR, init="network"), str(tiny_annotator), body=body, prior=None)
 
 

@@ -286,3 +286,16 @@ def test_in_stage_two_the_regressor_alone_learns(body: Body) -> None:
     assert answer.rotmats.shape == (4, 24, 3, 3) and answer.betas.shape == (4, 10)
     assert answer.joints_rel_m[:, 0].abs().max() == 0, "relative to the pelvis"
     torch.testing.assert_close(answer.rotmats @ answer.rotmats.mT, torch.eye(3).expand(4, 24, 3, 3), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["lixel", "pixel_lixel", "voxel", "pixel_depth", "lixel_fc", "coordinates"])
+@torch.no_grad()
+def test_in_half_precision_positions_stay_whole(body: Body, target: Any) -> None:
+    """bfloat16 has eight bits: of the 61st of 64 bins it would know a quarter."""
+    head = HeadConfig(target=target, channels=8)
+    net = I2LMeshNet(LixelConfig(backbone=18, input_width=64, input_height=64, depth_bins=16, head=head), body=body)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net.eval()(torch.rand(2, 3, 64, 64))
+    assert out.mesh.dtype == out.joints.dtype == out.mesh_joints.dtype == torch.float32
+    torch.testing.assert_close(out.mesh_joints, net.regressor @ out.mesh)
+    assert not torch.equal(out.mesh, out.mesh.bfloat16().float())
