@@ -21,13 +21,36 @@ from mesh_lib.losses.lixel import (
     fit_is_close,
 )
 from mesh_lib.nets.lixel import LIXEL29, I2LMeshNet
-from mesh_lib.supervision import Targets, Truth, make_targets, unturn_points, warp_points
+from mesh_lib.supervision import Shot, Truth, make_targets, unturn_points, warp_points
 
 ROOT = JointSet("root", ("pelvis",))
 NOWHERE = -1e3
 """Bins: so far outside of the heatmaps that a Gaussian there is nothing in them."""
 COMMON = tuple(name for name in LIXEL29.names if name in BODY33.names)
 """Joints that both samples and I2L-MeshNet have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What a batch knows, of bodies or of hands, turned as its crops are; joints are the network's, root first."""
+
+    posed: Float[Tensor, "batch rotations 3 3"]
+    """Rotations that pose the mesh, each relative to its parent."""
+    rotmats: Float[Tensor, "batch rotations 3 3"]
+    """The same as stage two says them (LixelParameters)."""
+    betas: Float[Tensor, "batch 10"]
+    mesh_valid: Float[Tensor, " batch"]
+    mesh_placed: Float[Tensor, " batch"]
+    """0 too where nobody knows how the mesh is seen."""
+    root_m: Float[Tensor, "batch 1 3"]
+    """Of the mesh, in the camera's frame, not turned."""
+    keypoints_crop_px: Float[Tensor, "batch joints 2"]
+    keypoints_valid: Float[Tensor, "batch joints"]
+    joints_rel_m: Float[Tensor, "batch joints 3"]
+    """The dataset's own, relative to its root."""
+    joints_rel_valid: Float[Tensor, "batch joints"]
+    root_depth_m: Float[Tensor, " batch"]
+    """Of the dataset's own root in the camera's frame; NaN where unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +62,7 @@ class LixelLesson:
     joints: Float[Tensor, "batch joints 3"]
     """The true joints in lixels for a MeshNet that sees them (Table 3); NOWHERE where nobody knows them."""
     root_depth_m: Float[Tensor, " batch"]
-    """Of the pelvis in the camera's frame: of the mesh, else of the dataset's joints; NaN where neither is known."""
+    """Of the root in the camera's frame: of the mesh, else of the dataset's joints; NaN where neither is known."""
 
 
 class LixelTeacher(torch.nn.Module):
@@ -53,72 +76,84 @@ class LixelTeacher(torch.nn.Module):
     @torch.no_grad()
     def forward(self, truth: Truth, network: I2LMeshNet, *, check_fits: bool = True) -> LixelLesson:
         """`check_fits`: fits that are far from the dataset's own joints teach nothing (release)."""
-        space, targets = network.config.space, make_targets(truth, keypoints=self.keypoints)
-        mesh_m = network.body_layer(rotmats=targets.rotmats, betas=targets.betas).vertices_m
-        joints_m = network.regressor @ mesh_m
-        mesh_rel_m, joints_rel_m = mesh_m - joints_m[:, :1], joints_m - joints_m[:, :1]
-
-        placed = targets.mesh_crop_valid > 0
+        targets = make_targets(truth, keypoints=self.keypoints)
         root_m = self.root(rotmats=rotvec_to_rotmat(truth.smpl_rotvec), betas=targets.betas)
-        root_m = root_m + truth.smpl_transl_m[:, None]
-
-        def to_lixels(rel_m: Tensor) -> Tensor:
-            points_m = root_m + unturn_points(rel_m, truth)
-            points_m = torch.where(placed[:, None, None], points_m, torch.ones_like(points_m))  # masked below
-            pixels = project(points_m, focal_px=truth.focal_px, princpt_px=truth.princpt_px)
-            return space.from_crop(warp_points(pixels, truth), rel_m[..., 2])
-
-        fit, mesh = to_lixels(joints_rel_m), to_lixels(mesh_rel_m)
-        orig, known, deep = self._own_joints(targets, network)
-        fit_valid = placed.float()
-        if check_fits:
-            fit_valid = fit_valid * self._close(fit, joints_rel_m, orig, known, targets, deep)
-        inside = space.inside
-        lixels = LixelTargets(
-            joints_orig=orig,
-            joints_orig_valid=known * inside(orig),
-            depth_valid=deep,
-            joints_fit=fit,
-            joints_fit_valid=inside(fit),
-            mesh_fit=mesh,
-            mesh_fit_valid=inside(mesh),
-            fit_valid=fit_valid,
-        )
-        own = torch.where(known[..., None] > 0, orig, NOWHERE)
         pelvis = truth.keypoints_3d_m[:, _PELVIS]
-        own_depth_m = torch.where(pelvis[:, 3] > 0, pelvis[:, 2], torch.nan)
-        return LixelLesson(
-            lixels=lixels,
-            parameters=ParameterTargets(
-                rotmats=targets.rotmats,
-                betas=targets.betas,
-                joints_fit_rel_m=joints_rel_m,
-                fit_valid=fit_valid,
-                joints_orig_rel_m=_to_lixel29(targets.joints_rel_m),
-                joints_orig_valid=_to_lixel29(targets.joints_rel_valid[..., None])[..., 0],
-            ),
-            joints=torch.where(placed[:, None, None], fit, own),
-            root_depth_m=torch.where(targets.mesh_valid > 0, root_m[:, 0, 2], own_depth_m),
+        known = Known(
+            posed=targets.rotmats,
+            rotmats=targets.rotmats,
+            betas=targets.betas,
+            mesh_valid=targets.mesh_valid,
+            mesh_placed=targets.mesh_crop_valid,
+            root_m=root_m + truth.smpl_transl_m[:, None],
+            keypoints_crop_px=_to_lixel29(targets.keypoints_crop_px),
+            keypoints_valid=_to_lixel29(targets.keypoints_valid[..., None])[..., 0],
+            joints_rel_m=_to_lixel29(targets.joints_rel_m),
+            joints_rel_valid=_to_lixel29(targets.joints_rel_valid[..., None])[..., 0],
+            root_depth_m=torch.where(pelvis[:, 3] > 0, pelvis[:, 2], torch.nan),
         )
+        return make_lesson(known, truth, network, check_fits=check_fits)
 
-    def _own_joints(self, targets: Targets, network: I2LMeshNet) -> tuple[Tensor, Tensor, Tensor]:
-        """The dataset's joints in lixels, which are known, and whose depth is. Without depth they lie in the middle."""
-        deep = (targets.joints_rel_valid > 0).any(dim=1).float()
-        known = targets.keypoints_valid * torch.where(deep[:, None] > 0, targets.joints_rel_valid, 1.0)
-        depth_m = targets.joints_rel_m[..., 2] * targets.joints_rel_valid
-        orig = network.config.space.from_crop(targets.keypoints_crop_px, depth_m)
-        return _to_lixel29(orig), _to_lixel29(known[..., None])[..., 0], deep
 
-    def _close(
-        self, fit: Tensor, fit_rel_m: Tensor, orig: Tensor, known: Tensor, targets: Targets, deep: Tensor
-    ) -> Tensor:
-        """Whether fits lie by the dataset's joints: in 3D where it has that, else in 2D."""
-        in_2d = fit_is_close(fit[..., :2], orig[..., :2], known, within=FIT_WITHIN_LIXELS, aligned=False)
-        known_3d = _to_lixel29(targets.joints_rel_valid[..., None])[..., 0]
-        in_3d = fit_is_close(
-            fit_rel_m, _to_lixel29(targets.joints_rel_m), known_3d, within=FIT_WITHIN_M, aligned=True
-        )  # fmt: skip
-        return torch.where(deep > 0, in_3d, in_2d)
+def make_lesson(known: Known, shot: Shot, network: I2LMeshNet, *, check_fits: bool = True) -> LixelLesson:
+    """What is known, in the network's lixels."""
+    space = network.config.space
+    mesh_m = network.body_layer(rotmats=known.posed, betas=known.betas).vertices_m
+    joints_m = network.regressor @ mesh_m
+    mesh_rel_m, joints_rel_m = mesh_m - joints_m[:, :1], joints_m - joints_m[:, :1]
+    placed = known.mesh_placed > 0
+
+    def to_lixels(rel_m: Tensor) -> Tensor:
+        points_m = known.root_m + unturn_points(rel_m, shot)
+        points_m = torch.where(placed[:, None, None], points_m, torch.ones_like(points_m))  # masked below
+        pixels = project(points_m, focal_px=shot.focal_px, princpt_px=shot.princpt_px)
+        return space.from_crop(warp_points(pixels, shot), rel_m[..., 2])
+
+    fit, mesh = to_lixels(joints_rel_m), to_lixels(mesh_rel_m)
+    orig, seen, deep = _own_joints(known, network)
+    fit_valid = placed.float()
+    if check_fits:
+        fit_valid = fit_valid * _close(fit, joints_rel_m, orig, seen, known, deep)
+    inside = space.inside
+    lixels = LixelTargets(
+        joints_orig=orig,
+        joints_orig_valid=seen * inside(orig),
+        depth_valid=deep,
+        joints_fit=fit,
+        joints_fit_valid=inside(fit),
+        mesh_fit=mesh,
+        mesh_fit_valid=inside(mesh),
+        fit_valid=fit_valid,
+    )
+    own = torch.where(seen[..., None] > 0, orig, NOWHERE)
+    return LixelLesson(
+        lixels=lixels,
+        parameters=ParameterTargets(
+            rotmats=known.rotmats,
+            betas=known.betas,
+            joints_fit_rel_m=joints_rel_m,
+            fit_valid=fit_valid,
+            joints_orig_rel_m=known.joints_rel_m,
+            joints_orig_valid=known.joints_rel_valid,
+        ),
+        joints=torch.where(placed[:, None, None], fit, own),
+        root_depth_m=torch.where(known.mesh_valid > 0, known.root_m[:, 0, 2], known.root_depth_m),
+    )
+
+
+def _own_joints(known: Known, network: I2LMeshNet) -> tuple[Tensor, Tensor, Tensor]:
+    """The dataset's joints in lixels, which are known, and whose depth is. Without depth they lie in the middle."""
+    deep = (known.joints_rel_valid > 0).any(dim=1).float()
+    seen = known.keypoints_valid * torch.where(deep[:, None] > 0, known.joints_rel_valid, 1.0)
+    depth_m = known.joints_rel_m[..., 2] * known.joints_rel_valid
+    return network.config.space.from_crop(known.keypoints_crop_px, depth_m), seen, deep
+
+
+def _close(fit: Tensor, fit_rel_m: Tensor, orig: Tensor, seen: Tensor, known: Known, deep: Tensor) -> Tensor:
+    """Whether fits lie by the dataset's joints: in 3D where it has that, else in 2D."""
+    in_2d = fit_is_close(fit[..., :2], orig[..., :2], seen, within=FIT_WITHIN_LIXELS, aligned=False)
+    in_3d = fit_is_close(fit_rel_m, known.joints_rel_m, known.joints_rel_valid, within=FIT_WITHIN_M, aligned=True)
+    return torch.where(deep > 0, in_3d, in_2d)
 
 
 _PELVIS = BODY33.index("pelvis")

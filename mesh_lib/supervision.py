@@ -22,7 +22,22 @@ MAX_BETA = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Truth:
+class Shot:
+    """How the pictures of a batch were taken, cut and augmented, whoever they show."""
+
+    focal_px: Float[Tensor, "batch 2"]
+    """0 where the camera is unknown."""
+    princpt_px: Float[Tensor, "batch 2"]
+    affine: Float[Tensor, "batch 2 3"]
+    """Image pixels to crop pixels, augmentation included."""
+    flip: Bool[Tensor, " batch"]
+    rotation_rad: Float[Tensor, " batch"]
+    weak: Bool[Tensor, " batch"]
+    """True where only 2D supervises the sample (in the wild)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth(Shot):
     """What a batch of samples knows, unaugmented, in whole-image pixels and the camera frame; BODY33 order.
 
     Absent values are zero with a validity of zero.
@@ -34,15 +49,6 @@ class Truth:
     smpl_betas: Float[Tensor, "batch 10"]
     smpl_transl_m: Float[Tensor, "batch 3"]
     smpl_valid: Bool[Tensor, " batch"]
-    focal_px: Float[Tensor, "batch 2"]
-    """0 where the camera is unknown."""
-    princpt_px: Float[Tensor, "batch 2"]
-    affine: Float[Tensor, "batch 2 3"]
-    """Image pixels to crop pixels, augmentation included."""
-    flip: Bool[Tensor, " batch"]
-    rotation_rad: Float[Tensor, " batch"]
-    weak: Bool[Tensor, " batch"]
-    """True where only 2D supervises the sample (in the wild)."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +103,20 @@ def make_targets(truth: Truth, *, keypoints: KeypointLayer) -> Targets:
     )
 
 
-def warp_points(points_px: Float[Tensor, "batch points 2"], truth: Truth) -> Float[Tensor, "batch points 2"]:
+def warp_points(points_px: Float[Tensor, "batch points 2"], shot: Shot) -> Float[Tensor, "batch points 2"]:
     """Image pixels to crop pixels."""
-    return points_px @ truth.affine[:, :, :2].mT + truth.affine[:, None, :, 2]
+    return points_px @ shot.affine[:, :, :2].mT + shot.affine[:, None, :, 2]
 
 
-def turn_points(points_m: Float[Tensor, "batch points 3"], truth: Truth) -> Float[Tensor, "batch points 3"]:
+def turn_points(points_m: Float[Tensor, "batch points 3"], shot: Shot) -> Float[Tensor, "batch points 3"]:
     """Mirror (x → -x) and turn root-relative points about the optical axis, as the picture was."""
-    mirror, turn = _mirror_and_turn(truth)
+    mirror, turn = _mirror_and_turn(shot)
     return points_m @ (turn @ mirror).mT
 
 
-def unturn_points(points_m: Float[Tensor, "batch points 3"], truth: Truth) -> Float[Tensor, "batch points 3"]:
+def unturn_points(points_m: Float[Tensor, "batch points 3"], shot: Shot) -> Float[Tensor, "batch points 3"]:
     """The inverse of turn_points: from the frame of the augmented crop to that of the camera."""
-    mirror, turn = _mirror_and_turn(truth)
+    mirror, turn = _mirror_and_turn(shot)
     return points_m @ (turn @ mirror)
 
 
@@ -122,10 +128,10 @@ def turn_pose(rotmats: Float[Tensor, "batch 24 3 3"], truth: Truth) -> Float[Ten
     return torch.cat([turn[:, None] @ mirrored[:, :1], mirrored[:, 1:]], dim=1)
 
 
-def _mirror_and_turn(truth: Truth) -> tuple[Tensor, Tensor]:
-    sign = torch.where(truth.flip, -1.0, 1.0)
+def _mirror_and_turn(shot: Shot) -> tuple[Tensor, Tensor]:
+    sign = torch.where(shot.flip, -1.0, 1.0)
     one = torch.ones_like(sign)
-    cos, sin, zero = truth.rotation_rad.cos(), truth.rotation_rad.sin(), torch.zeros_like(sign)
+    cos, sin, zero = shot.rotation_rad.cos(), shot.rotation_rad.sin(), torch.zeros_like(sign)
     turn = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], dim=1).view(-1, 3, 3)
     return torch.diag_embed(torch.stack([sign, one, one], dim=1)), turn
 

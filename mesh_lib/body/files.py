@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse
 
 REQUIRED = ("v_template", "shapedirs", "J_regressor", "weights", "kintree_table", "f")
+OPTIONAL = ("posedirs", "hands_mean")
 BETAS = 10
 SMPL_VERTICES = 6890
 SMPL_KEYPOINT_VERTICES = {
@@ -53,6 +54,8 @@ class Body:
     keypoint_vertices: Mapping[str, int]
     """Vertex of each named keypoint that is no joint (nose, toes …)."""
     sha256: str
+    hands_mean: np.ndarray | None = None
+    """(J - 1, 3) axis-angle of MANO: the mean pose that its poses are relative to (flat_hand_mean is False)."""
 
 
 def load_body(path: str | Path) -> Body:
@@ -75,7 +78,7 @@ def convert_pkl(source: str | Path) -> dict[str, Any]:
     if not source.is_file():
         raise BodyModelMissing(_missing(source))
     content = read_pkl(source.read_bytes(), where=str(source))
-    arrays = {name: content[name] for name in (*REQUIRED, "posedirs") if name in content}
+    arrays = {name: content[name] for name in (*REQUIRED, *OPTIONAL) if name in content}
     _body(arrays, name=source.stem, sha256="", where=str(source))
     return arrays
 
@@ -93,7 +96,7 @@ def _missing(path: Path) -> str:
 
 
 def _read_npz(data: bytes, *, where: str) -> dict[str, Any]:
-    wanted = (*REQUIRED, "posedirs", "keypoint_names", "keypoint_vertices")
+    wanted = (*REQUIRED, *OPTIONAL, "keypoint_names", "keypoint_vertices")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             return {name: file[name] for name in wanted if name in file.files}
@@ -105,7 +108,7 @@ def _body(content: Mapping[str, Any], *, name: str, sha256: str, where: str) -> 
     absent = [key for key in REQUIRED if key not in content]
     if absent:
         raise ValueError(f"{where} is not a body model of the SMPL family: it has no {', '.join(absent)}")
-    arrays = {key: np.asarray(content[key]) for key in (*REQUIRED, "posedirs") if key in content}
+    arrays = {key: np.asarray(content[key]) for key in (*REQUIRED, *OPTIONAL) if key in content}
     _check_arrays(arrays, where=where)
     vertices = len(arrays["v_template"])
     posedirs = arrays["posedirs"].astype(np.float64) if "posedirs" in arrays else None
@@ -126,6 +129,7 @@ def _body(content: Mapping[str, Any], *, name: str, sha256: str, where: str) -> 
         faces=arrays["f"].astype(np.int32),
         keypoint_vertices=keypoints,
         sha256=sha256,
+        hands_mean=arrays["hands_mean"].astype(np.float64).reshape(-1, 3) if "hands_mean" in arrays else None,
     )
 
 
@@ -137,6 +141,7 @@ LAYOUT: dict[str, tuple[str | int, ...]] = {
     "kintree_table": (2, "joints"),
     "f": ("faces", 3),
     "posedirs": ("vertices", 3, "9 (joints - 1)"),
+    "hands_mean": ("3 (joints - 1)",),
 }
 
 
@@ -151,7 +156,7 @@ def _check_arrays(arrays: Mapping[str, np.ndarray], *, where: str) -> None:
             expected = ", ".join(str(sizes.get(d, d)) for d in dims)
             raise ValueError(f"{where}: {key} has shape {shape}, expected ({expected})")
         if key == "weights":
-            sizes["9 (joints - 1)"] = 9 * (sizes["joints"] - 1)
+            sizes |= {f"{n} (joints - 1)": n * (sizes["joints"] - 1) for n in (3, 9)}
         if not np.issubdtype(dtype, np.number) or not np.isfinite(arrays[key]).all():
             raise ValueError(f"{where}: {key} holds values that are not finite numbers (its type is {dtype})")
     if sizes["betas"] < BETAS:

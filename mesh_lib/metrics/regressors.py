@@ -19,16 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mesh_lib.body.files import SMPL_VERTICES, Body, read_pkl
-from mesh_lib.body.joints import FINGERS, LSP14, RIGHT_HAND21, SMPL24, JointSet
+from mesh_lib.body.joints import FINGERS, LSP14, MANO16, RIGHT_HAND21, SMPL24, JointSet
 from mesh_lib.datasets.human36m import HUMAN36M17
 from mesh_lib.datasets.mupots import MUPOTS17
 
 SMPLX_VERTICES, MANO_VERTICES = 10475, 778
 SUM_TOLERANCE = 1e-2
 """How far a row may sum from 1: a mean of vertices moves with them, anything else does not."""
-MANO_FINGERS = ("index", "middle", "pinky", "ring", "thumb")
-MANO16 = JointSet("mano16", ("right_wrist", *(f"right_{finger}{i}" for finger in MANO_FINGERS for i in (1, 2, 3))))
-"""MANO's own joints, in its order (Romero et al., 2017); a left hand's are named alike here."""
 MANO_TIPS = {"thumb": 745, "index": 317, "middle": 445, "ring": 556, "pinky": 673}
 """Vertices of MANO's 778 that stand for fingertips, as I2L-MeshNet and Pose2Pose use them."""
 SMPLX22 = JointSet("smplx22", SMPL24.names[:22])
@@ -144,12 +141,12 @@ def load_regressor(file: RegressorFile, folder: str | Path | None) -> Regressor:
 
 
 def body_regressor(body: Body) -> Regressor:
-    """A body's own regressor of the SMPL joints, applied to posed vertices as published (Pose2Pose, SPIN)."""
+    """A body's own regressor of SMPL's or MANO's joints, applied to posed vertices as published (Pose2Pose, SPIN)."""
     dense = body.J_regressor if isinstance(body.J_regressor, np.ndarray) else body.J_regressor.toarray()
     return Regressor(
         name=f"J_regressor of {body.name}",
         sha256=body.sha256,
-        joint_set=SMPL24,
+        joint_set=MANO16 if len(dense) == len(MANO16) else SMPL24,
         matrix=torch.from_numpy(np.ascontiguousarray(dense, np.float64)),
     )
 

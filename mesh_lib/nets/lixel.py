@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mesh_lib.body.files import Body
-from mesh_lib.body.joints import RIGHT_HAND21, SMPL24, JointSet
+from mesh_lib.body.hands import from_mean, is_hand, mean_pose
+from mesh_lib.body.joints import MANO16, RIGHT_HAND21, SMPL24, JointSet
 from mesh_lib.body.layer import BodyLayer
 from mesh_lib.geometry.lixels import BODY_BOX_M, LixelSpace
 from mesh_lib.geometry.rotations import rot6d_to_rotmat
@@ -34,8 +35,6 @@ MANO_TIPS = {
     "right_thumb4": 745, "right_index4": 317, "right_middle4": 445, "right_ring4": 556, "right_pinky4": 673,
 }  # fmt: skip
 """Vertices of MANO's 778 that stand for fingertips, as I2L-MeshNet's regressor has them."""
-_MANO_FINGERS = ("index", "middle", "pinky", "ring", "thumb")
-_MANO_JOINTS = ("right_wrist", *(f"right_{finger}{i}" for finger in _MANO_FINGERS for i in (1, 2, 3)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +84,8 @@ class LixelParameters:
     """Stage two's answer, in the camera's axes."""
 
     rotmats: Float[Tensor, "batch rotations 3 3"]
-    """Joint rotations, each relative to its parent: SMPL's 24, or MANO's 16."""
+    """Joint rotations, each relative to its parent: SMPL's 24, or MANO's 16, which are MANO's parameters, that is,
+    relative to its mean pose too (flat_hand_mean is False, as released)."""
     betas: Float[Tensor, "batch 10"]
     vertices_rel_m: Float[Tensor, "batch vertices 3"]
     """Relative to the root joint of the same mesh."""
@@ -105,7 +105,7 @@ def lixel_joints(body: Body) -> JointSet:
 
 def lixel_regressor(body: Body) -> np.ndarray:
     """(J, V) rows that make lixel_joints of vertices: the body's own regressor, and one vertex for each other joint."""
-    own, single = (SMPL24.names, body.keypoint_vertices) if len(body.parents) == 24 else (_MANO_JOINTS, MANO_TIPS)
+    own, single = (SMPL24.names, body.keypoint_vertices) if len(body.parents) == 24 else (MANO16.names, MANO_TIPS)
     dense = body.J_regressor if isinstance(body.J_regressor, np.ndarray) else body.J_regressor.toarray()
     joints = lixel_joints(body)
     rows = np.zeros((len(joints), len(body.v_template)))
@@ -174,6 +174,7 @@ class I2LMeshNet(nn.Module):
     """Crops → LixelOutput; LixelOutput → LixelParameters. Vertices, faces and joints are the body's."""
 
     regressor: Tensor
+    hand_mean: Tensor | None
 
     def __init__(self, config: LixelConfig, *, body: Body) -> None:
         super().__init__()
@@ -195,6 +196,8 @@ class I2LMeshNet(nn.Module):
         self.param_regressor = ParamRegressor(joints=joints, rotations=len(body.parents))
         self.body_layer = BodyLayer(body)
         self.register_buffer("regressor", torch.as_tensor(lixel_regressor(body), dtype=torch.float32), persistent=False)
+        mean = torch.as_tensor(mean_pose(body), dtype=torch.float32) if is_hand(body) else None
+        self.register_buffer("hand_mean", mean, persistent=False)
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith("param_regressor.") == (config.stage == "param"))
         if config.form == "fast":  # heads stay as they are: their matrix products read weights as they lie
@@ -228,12 +231,14 @@ class I2LMeshNet(nn.Module):
             assert isinstance(joints, Tensor)
             features = self.mesh_backbone.late(self.pose2feat(early, joints.detach()))
         mesh = self.mesh_net(features)
-        return LixelOutput(joints=joints, mesh=mesh, mesh_joints=self.regressor @ mesh)
+        with torch.autocast(image.device.type, enabled=False):
+            return LixelOutput(joints=joints, mesh=mesh, mesh_joints=self.regressor @ mesh)
 
     def parameters_from(self, output: LixelOutput) -> LixelParameters:
         """Stage two (§5.3's "SMPL regress"): learns from the joints of the mesh, not through them."""
         rotmats, betas = self.param_regressor(output.mesh_joints.detach())
-        vertices = self.body_layer(rotmats=rotmats, betas=betas).vertices_m
+        posed = rotmats if self.hand_mean is None else from_mean(rotmats, self.hand_mean)
+        vertices = self.body_layer(rotmats=posed, betas=betas).vertices_m
         joints = self.regressor @ vertices
         root = joints[:, :1]  # the pelvis, or the wrist
         return LixelParameters(rotmats, betas, vertices_rel_m=vertices - root, joints_rel_m=joints - root)
