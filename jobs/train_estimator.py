@@ -13,6 +13,8 @@ Costs   I2L-MeshNet took 36 hours on three RTX 2080 Ti; the demo presets minutes
         --labels runs/labels --weights runs/pose2d --out runs/g
     python jobs/train_estimator.py lixel --preset demo --strong world/studio --weak world/street --labels runs/labels \\
         --out runs/i2l
+    python jobs/train_estimator.py lixel --preset hands --body MANO_RIGHT.pkl --strong samples/freihand \\
+        --weights resnet50-0676ba61.pth --out runs/i2l-hands
     python jobs/train_estimator.py hmr --show
 """
 
@@ -84,8 +86,10 @@ class Hmr(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class Lixel(Job):
-    """I2L-MeshNet (Moon and Lee, 2020)."""
+    """I2L-MeshNet (Moon and Lee, 2020): of bodies, or of right hands (--body MANO_RIGHT.pkl --preset hands)."""
 
+    preset: Literal["paper", "demo", "hands", "hands-demo"] = "paper"
+    """Settings to start from; --training.… options change them one by one. Hands have settings of their own."""
     training: LixelTraining = field(default_factory=LixelTraining)
 
 

@@ -205,6 +205,16 @@ def numpy_column(table: pa.Table, name: str, *, missing: float = np.nan) -> np.n
     return values
 
 
+def camera_columns(table: pa.Table) -> dict[str, np.ndarray]:
+    """focal_px and princpt_px of each row's camera, zero where it is unknown."""
+    camera = table.column("camera").combine_chunks()
+    camera = camera if isinstance(camera, pa.StructArray) else pa.concat_arrays(camera.chunks)
+    inner = pa.table({name: camera.field(name) for name in ("focal_px", "princpt_px")})
+    return {
+        name: np.nan_to_num(numpy_column(inner, name, missing=0.0)).astype(np.float32) for name in inner.column_names
+    }
+
+
 def table_kind(schema: pa.Schema) -> str:
     return (schema.metadata or {}).get(b"table", b"unknown").decode()
 

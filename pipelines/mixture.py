@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pipelines import storage
 from pipelines.bodies import body_npz
-from pipelines.sources import Source, holds_3d, open_source
+from pipelines.sources import Part, Source, holds_3d, open_source
 from pipelines.stream import Feed
 from pipelines.train import make_feed
 from pipelines.train_loop import Training
@@ -108,19 +108,19 @@ def _withhold(training: MixedTraining, strong: list[Source]) -> list[Source]:
     return strong
 
 
-def open_validation(path: str | None) -> Source | None:
+def open_validation(path: str | None, part: Part = "body") -> Source | None:
     """Samples whose 3D judges every epoch. Raises ValueError where they have none."""
-    held = open_source(path) if path else None
+    held = open_source(path, part) if path else None
     if held and not holds_3d(held):
         raise ValueError(f"no sample of {held.path} has 3D truth, so it cannot say how good the network is")
     return held
 
 
 def check_bodies(sources: list[Source], body: str) -> None:
-    """Raises ValueError where the SMPL parameters of samples are of another body than this file."""
+    """Raises ValueError where the SMPL parameters of samples are of another body than this file. MANO's are MANO's."""
     sha256 = hashlib.sha256(body_npz(body)).hexdigest()
     for source in sources:
-        if source.bodies - {sha256}:
+        if source.part == "body" and source.bodies - {sha256}:
             raise ValueError(
                 f"the SMPL parameters in {source.path} are of another body than --body: its file's SHA-256 is "
                 f"{', '.join(sorted(source.bodies))}, not {sha256}\n"

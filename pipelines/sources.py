@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mesh_lib import tables
-from mesh_lib.body.joints import JointSet
+from mesh_lib.body.joints import RIGHT_HAND21, JointSet
 from pipelines import runs, storage
 
 COLUMNS = (
@@ -18,8 +19,14 @@ COLUMNS = (
     "keypoints_3d_m", "smpl_global_orient", "smpl_body_pose", "smpl_betas", "smpl_transl_m", "smpl_valid", "camera",
 )  # fmt: skip
 
+MANO = ("mano_pose", "mano_betas", "mano_transl_m", "mano_valid")
+"""Read beside them of samples of hands."""
+Part = Literal["body", "right_hand"]
+"""Whose truth is read of samples."""
+
 LOOKS = 16
 """Footers that are read at the same time: in object storage each is a round trip or two."""
+LISTED = 3
 
 
 @dataclass(frozen=True)
@@ -47,16 +54,23 @@ class Source:
     """Supervised by 2D only: whatever 3D the samples carry is not read."""
     labels: Labels | None = None
     """In place of the 3D that the samples carry."""
+    part: Part = "body"
 
     @property
     def rows(self) -> int:
         return sum(rows for _, _, rows in self.groups)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that a training reads."""
+        return COLUMNS if self.part == "body" else (*COLUMNS, *MANO)
 
-def open_source(path: str) -> Source:
+
+def open_source(path: str, part: Part = "body") -> Source:
     """Look at a dataset's files, not its rows.
 
-    Raises ValueError where it is absent, empty, not samples, or the half-written output of an interrupted run.
+    Raises ValueError where it is absent, empty, not samples, or the half-written output of an interrupted run; and
+    where hands are asked for and it has none.
     """
     path = storage.absolute(path)
     run = runs.run_of(path)
@@ -77,7 +91,13 @@ def open_source(path: str) -> Source:
             has_3d = has_3d or found.has_3d
     if joint_set is None or not groups:
         raise ValueError(f"no samples at {path}: its {len(files)} files hold no row")
-    return Source(path, joint_set, tuple(groups), frozenset(bodies), has_3d)
+    if part == "right_hand" and (lacking := [name for name in RIGHT_HAND21.names if name not in joint_set.names]):
+        raise ValueError(
+            f"the samples in {path} are not of right hands: their joints are those of {joint_set.name}, which lacks "
+            f"{', '.join(lacking[:LISTED])} …\n  fix: ingest hands (jobs/ingest.py freihand, interhand)"
+        )
+    has_3d = has_3d or part == "right_hand"  # statistics do not tell of MANO
+    return Source(path, joint_set, tuple(groups), frozenset(bodies), has_3d, part=part)
 
 
 @dataclass(frozen=True)
@@ -114,13 +134,25 @@ def _may_hold_3d(group: pq.RowGroupMetaData) -> bool:
 
 
 def holds_3d(source: Source) -> bool:
-    """Whether any sample has a valid 3D joint or SMPL parameters: read until one is found, mostly the first."""
+    """Whether any sample has a valid 3D joint or SMPL parameters (of hands: of a right one, or MANO's): read until one
+    is found, mostly the first."""
     for file, group, _ in source.groups if source.has_3d else ():
+        if source.part == "right_hand":
+            if holds_hands(read_group(source.path, file, group, ("keypoints_3d_m", "mano_valid")), source.joint_set):
+                return True
+            continue
         table = read_group(source.path, file, group, ("keypoints_3d_m", "smpl_valid"))
         joints = tables.numpy_column(table, "keypoints_3d_m", missing=0.0)
         if (joints[:, 3::4] > 0).any() or any(table.column("smpl_valid").to_pylist()):
             return True
     return False
+
+
+def holds_hands(table: pa.Table, joint_set: JointSet) -> bool:
+    """Whether any row knows a right hand in 3D: one of its joints, or its MANO."""
+    joints = tables.numpy_column(table, "keypoints_3d_m", missing=0.0).reshape(len(table), len(joint_set), 4)
+    mano = tables.numpy_column(table, "mano_valid", missing=0.0)
+    return bool((joints[:, joint_set.indices(RIGHT_HAND21.names), 3] > 0).any() or mano[:, 1].any())
 
 
 def read_group(path: str, file: str, group: int, columns: Sequence[str] | None = None) -> pa.Table:

@@ -29,8 +29,9 @@ from mesh_lib.geometry import crop
 from mesh_lib.supervision import to_body33
 from pipelines import runs, storage
 from pipelines.cluster import set_up_data
+from pipelines.hands import hand_columns
 from pipelines.labelled import labelled_rows
-from pipelines.sources import COLUMNS, Source, read_group
+from pipelines.sources import Source, read_group
 
 SEGMENT = 1000
 """Windows of one Ray Data execution: each is an object that the cluster keeps an eye on."""
@@ -76,6 +77,11 @@ class Feed:
     @property
     def rows(self) -> int:
         return sum(source.rows for source in self.sources)
+
+    @property
+    def may_mirror(self) -> bool:
+        """A mirrored right hand is a left one (mesh_lib/hand_supervision.py)."""
+        return all(source.part == "body" for source in self.sources)
 
 
 @dataclass(frozen=True)
@@ -281,16 +287,19 @@ class _CropWindow:
         drawn = [crop.Augmentation()] * window.rows
         if self.config.augment:
             rng = np.random.default_rng((self.config.seed, window.epoch, window.start, 1))
-            drawn = crop.draw_augmentations(rng, window.rows, strength=self.config.strength)
+            drawn = crop.draw_augmentations(
+                rng, window.rows, strength=self.config.strength, mirror=self.feed.may_mirror
+            )
         truth, shots = [], []
         for piece in window.pieces:
             source = self.feed.sources[piece.source]
             file, row_group, _ = source.groups[piece.group]
-            table = read_group(source.path, file, row_group, COLUMNS)
+            table = read_group(source.path, file, row_group, source.columns)
             if source.labels:
                 table = labelled_rows(table, source.labels, piece.group)
             table = table.slice(piece.low, piece.high - piece.low)
-            truth.append(truth_columns(table, source.joint_set, weak=source.weak))
+            columns = truth_columns if source.part == "body" else hand_columns
+            truth.append(columns(table, source.joint_set, weak=source.weak))
             cutter = Cutter(table)
             shots += [_Shot(cutter, row, drawn[len(shots) + row]) for row in range(len(table))]
         return {name: np.concatenate([part[name] for part in truth]) for name in truth[0]}, shots
@@ -384,9 +393,6 @@ def truth_columns(table: pa.Table, joint_set: JointSet, *, weak: bool) -> dict[s
         values = tables.numpy_column(table, name, missing=0.0).reshape(rows, joints, channels).astype(np.float32)
         return np.where(np.isfinite(values).all(axis=2, keepdims=True), values, np.float32(0))
 
-    camera = table.column("camera").combine_chunks()
-    camera = camera if isinstance(camera, pa.StructArray) else pa.concat_arrays(camera.chunks)
-    inner = pa.table({"focal_px": camera.field("focal_px"), "princpt_px": camera.field("princpt_px")})
     valid = np.asarray(table.column("smpl_valid").fill_null(False).to_numpy(zero_copy_only=False), dtype=bool)
     for name in ("smpl_global_orient", "smpl_body_pose", "smpl_betas", "smpl_transl_m"):
         valid &= np.isfinite(tables.numpy_column(table, name)).all(axis=1)
@@ -401,7 +407,6 @@ def truth_columns(table: pa.Table, joint_set: JointSet, *, weak: bool) -> dict[s
         "smpl_betas": column("smpl_betas") * hidden[:, None],
         "smpl_transl_m": column("smpl_transl_m") * hidden[:, None],
         "smpl_valid": valid & hidden,
-        "focal_px": np.nan_to_num(tables.numpy_column(inner, "focal_px", missing=0.0)).astype(np.float32),
-        "princpt_px": np.nan_to_num(tables.numpy_column(inner, "princpt_px", missing=0.0)).astype(np.float32),
+        **tables.camera_columns(table),
         "weak": weak | ~(valid | (keypoints_3d[..., 3] > 0).any(axis=1)),
     }

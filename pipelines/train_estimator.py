@@ -16,8 +16,11 @@ from typing import Any, Literal, assert_never
 import torch
 from torch import Tensor, nn
 
-from mesh_lib.body.files import Body
+from mesh_lib.body.files import Body, load_body
+from mesh_lib.body.hands import check_right_hand, is_hand
 from mesh_lib.body.joints import BODY33
+from mesh_lib.geometry.lixels import BODY_BOX_M, HAND_BOX_M
+from mesh_lib.hand_supervision import HandTeacher, HandTruth
 from mesh_lib.lixel_supervision import LixelLesson, LixelTeacher
 from mesh_lib.losses.hmr import HmrLossConfig, hmr_losses
 from mesh_lib.losses.lixel import LixelLossConfig, Surface, lixel_losses, parameter_losses
@@ -34,7 +37,7 @@ from pipelines import annotators, estimators, runs, storage
 from pipelines.bodies import load_body_of, put_body
 from pipelines.labelled import Unlabelled, body_of, with_labels
 from pipelines.mixture import MixedTraining, check_bodies, make_feeds, open_validation
-from pipelines.sources import Source, open_source
+from pipelines.sources import Part, Source, open_source
 from pipelines.stream import StreamConfig
 from pipelines.train import check_fit, fit, initial_state
 from pipelines.train_annotator import LIMBS, RUN_WEIGHTS, AnnotatorLearner, limb_errors_mm, limb_truth
@@ -112,6 +115,15 @@ PRESETS: dict[str, dict[str, AnyTraining]] = {
             model=LixelConfig(backbone=18, input_width=128, input_height=128, depth_bins=32),
             loss=LixelLossConfig(normalise_by="valid"), **_SMALL,
         ),
+        # The release's config for FreiHAND: 25 epochs, a tenth after the 17th and the 21st; MANO's joints alone teach.
+        "hands": LixelTraining(
+            model=LixelConfig(box_m=HAND_BOX_M), loss=LixelLossConfig(joint_orig=False), init="imagenet", batch_size=48,
+            epochs=25, lr_drops=(18, 22), weak_share=0.0,
+        ),
+        "hands-demo": LixelTraining(
+            model=LixelConfig(backbone=18, input_width=128, input_height=128, depth_bins=32, box_m=HAND_BOX_M),
+            loss=LixelLossConfig(normalise_by="valid"), weak_share=0.0, **_SMALL,
+        ),
     },
 }  # fmt: skip
 """Settings to start from, of each network."""
@@ -134,10 +146,11 @@ def train_estimator(
     strong are sample folders with 3D truth, weak those in the wild, labels one set for each of these (or NO_LABELS),
     weights what `init` is read from. Raises ValueError as train_annotator does, and for labels that do not fit.
     """
-    strong_sources = [open_source(path) for path in strong]
-    weak_sources, dropped = open_wild(weak, labels, unlabelled=training.unlabelled, body=body)
+    part = trained_part(training, load_body(body))
+    strong_sources = [open_source(path, part) for path in strong]
+    weak_sources, dropped = open_wild(weak, labels, unlabelled=training.unlabelled, body=body, part=part)
     feeds = make_feeds(training, strong=strong_sources, weak=weak_sources)
-    held = open_validation(validation)
+    held = open_validation(validation, part)
     check_fit(training, feeds, held)
     check_bodies([*strong_sources, *([held] if held else [])], body)
     put_body(body, run.folder)
@@ -150,8 +163,26 @@ def train_estimator(
     return last | {"unlabelled": {path: dict(count) for path, count in dropped.items() if count}}
 
 
+def trained_part(training: AnyTraining, body: Body) -> Part:
+    """Whose truth g learns by, which its body says. Raises ValueError for settings that are not for that body."""
+    if not is_hand(body):
+        return "body"
+    check_right_hand(body)
+    if not isinstance(training, LixelTraining):
+        raise ValueError(
+            f"{body.name} is a hand, which this network cannot learn: only I2L-MeshNet is built for hands\n"
+            "  fix: jobs/train_estimator.py lixel --preset hands"
+        )
+    if training.model.box_m >= BODY_BOX_M:
+        raise ValueError(
+            f"heatmaps {training.model.box_m:g} m deep are for bodies: of a hand nearly all would be in one bin\n"
+            f"  fix: --preset hands, or --training.model.box-m {HAND_BOX_M:g}"
+        )
+    return "right_hand"
+
+
 def open_wild(
-    weak: Sequence[str], labels: Sequence[str], *, unlabelled: Unlabelled, body: str
+    weak: Sequence[str], labels: Sequence[str], *, unlabelled: Unlabelled, body: str, part: Part = "body"
 ) -> tuple[list[Source], dict[str, Counter[str]]]:
     """Samples in the wild with their labels; of each folder, how many have none and why.
 
@@ -162,10 +193,12 @@ def open_wild(
             f"{len(labels)} sets of labels for {len(weak)} folders of samples in the wild\n"
             f"  fix: pass --labels in the order of --weak, {NO_LABELS} for samples that teach by their 2D alone"
         )
+    if part == "right_hand" and any(made != NO_LABELS for made in labels):
+        raise ValueError("labels are of bodies (SMPL), and a hand cannot learn by them\n  fix: no --labels")
     sources: list[Source] = []
     dropped: dict[str, Counter[str]] = {}
     for path, made in zip(weak, labels or [NO_LABELS] * len(weak), strict=True):
-        source = open_source(path)
+        source = open_source(path, part)
         if made == NO_LABELS:
             sources.append(source)
             continue
@@ -285,7 +318,7 @@ class HmrLearner:
 
 @dataclass
 class LixelLearner:
-    """I2L-MeshNet in a worker: what its stage learns, its weights."""
+    """I2L-MeshNet in a worker, of bodies or of hands: what its stage learns, its weights."""
 
     network: I2LMeshNet
     training: LixelTraining
@@ -293,22 +326,23 @@ class LixelLearner:
 
     def __post_init__(self) -> None:
         body = load_body_of(self.folder)
-        self.teacher, self.surface = LixelTeacher(body), Surface.of(body.faces)
+        self.teacher = HandTeacher(body) if is_hand(body) else LixelTeacher(body)
+        self.surface = Surface.of(body.faces)
 
-    def inputs(self, image: Tensor, truth: Truth) -> tuple[Tensor, ...]:
+    def inputs(self, image: Tensor, truth: Truth | HandTruth) -> tuple[Tensor, ...]:
         if self.training.model.cascade != "truth":
             return (image,)
         return image, self._lesson(truth).joints
 
-    def losses(self, answer: LixelOutput, truth: Truth) -> dict[str, Tensor]:
+    def losses(self, answer: LixelOutput, truth: Truth | HandTruth) -> dict[str, Tensor]:
         lesson, config = self._lesson(truth), self.training.loss
         if self.training.model.stage == "param":
             return parameter_losses(self.network.parameters_from(answer), lesson.parameters, config=config)
         return lixel_losses(answer, lesson.lixels, surface=self.surface, config=config)
 
-    def errors(self, answer: LixelOutput, truth: Truth) -> Tensor:
-        """PA-MPJPE in mm of the 12 limb joints: of the mesh in lixels, given the root's depth, or of the parameters."""
-        limbs = LIXEL29.indices(LIMBS)
+    def errors(self, answer: LixelOutput, truth: Truth | HandTruth) -> Tensor:
+        """PA-MPJPE in mm of the 12 limb joints, or of a hand's 21: of the mesh in lixels, given the root's depth, or of
+        the parameters."""
         if self.training.model.stage == "param":
             joints_m = self.network.parameters_from(answer).joints_rel_m
         else:
@@ -316,12 +350,17 @@ class LixelLearner:
                 answer.mesh_joints.float(), root_depth_m=self._lesson(truth).root_depth_m.nan_to_num(nan=10.0),
                 affine=truth.affine, focal_px=truth.focal_px, princpt_px=truth.princpt_px,
             )  # fmt: skip
+        if isinstance(self.teacher, HandTeacher):
+            assert isinstance(truth, HandTruth)
+            return limb_errors_mm(joints_m, *self.teacher.true_joints_m(truth))
+        assert isinstance(truth, Truth)
+        limbs = LIXEL29.indices(LIMBS)
         return limb_errors_mm(joints_m[:, limbs], *limb_truth(make_targets(truth, keypoints=self.teacher.keypoints)))
 
     def save(self, kind: str = "") -> None:
         estimators.save_estimator(self.network, self.folder, kind=kind)
 
-    def _lesson(self, truth: Truth) -> LixelLesson:
+    def _lesson(self, truth: Truth | HandTruth) -> LixelLesson:
         device = truth.affine.device
         if self.surface.faces.device != device:
             self.teacher, self.surface = self.teacher.to(device), self.surface.to(device)

@@ -19,6 +19,7 @@ import ray.train.torch
 import torch
 from torch import Tensor, distributed, nn
 
+from mesh_lib.hand_supervision import HandTruth
 from mesh_lib.supervision import Truth
 from pipelines import runs, storage
 from pipelines.cluster import set_up_data
@@ -97,15 +98,15 @@ class Learner(Protocol):
         """`inputs` in, the answer that `losses` judges out."""
         ...
 
-    def inputs(self, image: Tensor, truth: Truth) -> tuple[Tensor, ...]:
+    def inputs(self, image: Tensor, truth: Any) -> tuple[Tensor, ...]:
         """What the network is given: the pictures and, in an ablation, of the truth."""
         return (image,)
 
-    def losses(self, answer: Any, truth: Truth) -> dict[str, Tensor]:
+    def losses(self, answer: Any, truth: Any) -> dict[str, Tensor]:
         """Weighted terms by name, each a scalar; their sum is the loss."""
         ...
 
-    def errors(self, answer: Any, truth: Truth) -> Tensor:
+    def errors(self, answer: Any, truth: Any) -> Tensor:
         """(batch,) error of each sample, the less the better; NaN where its truth does not say."""
         ...
 
@@ -357,13 +358,14 @@ class _Worker:
             )
 
 
-def to_tensors(batch: dict[str, Tensor]) -> tuple[Tensor, Truth]:
-    """Picture in [0, 1], channels last in memory; and the truth."""
+def to_tensors(batch: dict[str, Tensor]) -> tuple[Tensor, Any]:
+    """Picture in [0, 1], channels last in memory; and the truth: Truth, of hands HandTruth."""
     image = batch["image"].permute(0, 3, 1, 2).float().div_(255)
-    return image, Truth(**{name: batch[name] for name in Truth.__dataclass_fields__})
+    kind = HandTruth if "mano_rotvec" in batch else Truth
+    return image, kind(**{name: batch[name] for name in kind.__dataclass_fields__})
 
 
-def _suspects(learner: Learner, answer: Any, truth: Truth, sample_keys: Tensor) -> list[int]:
+def _suspects(learner: Learner, answer: Any, truth: Any, sample_keys: Tensor) -> list[int]:
     """Keys of the samples that, each by itself, have no finite loss; of the whole batch, where none is to blame."""
     blamed = []
     for row, key in enumerate(sample_keys.tolist()):

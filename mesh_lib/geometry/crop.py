@@ -64,15 +64,17 @@ class Augmentation:
     colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-def draw_augmentations(rng: np.random.Generator, count: int, *, strength: float = 1.0) -> list[Augmentation]:
+def draw_augmentations(
+    rng: np.random.Generator, count: int, *, strength: float = 1.0, mirror: bool = True
+) -> list[Augmentation]:
     """Scale 1 ± 0.25, rotation ± 60° in 60 % of draws, colour ± 20 % a channel, flip in half (Pose2Pose).
 
-    `strength` scales all these ranges but the flip's.
+    `strength` scales all these ranges but the flip's; `mirror` False leaves the flip out.
     """
     colour = 1 + strength * rng.uniform(-0.2, 0.2, (count, 3))
     scale = 1 + strength * 0.25 * np.clip(rng.normal(size=count), -1, 1)
     rotation = strength * np.deg2rad(30 * np.clip(rng.normal(size=count), -2, 2)) * (rng.random(count) < 0.6)
-    flip = rng.random(count) < 0.5
+    flip = (rng.random(count) < 0.5) & mirror
     drawn = zip(scale.tolist(), rotation.tolist(), flip.tolist(), map(tuple, colour.tolist()), strict=True)
     return [Augmentation(*values) for values in drawn]
 
