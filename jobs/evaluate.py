@@ -24,6 +24,8 @@ import tyro
 
 from jobs import start
 from pipelines import commits, estimators, storage
+from pipelines.benchmark import check_predictor
+from pipelines.bodies import load_body_of
 from pipelines.cluster import connect
 from pipelines.evaluate import (
     LABELLERS,
@@ -47,7 +49,8 @@ class Score:
     samples: tuple[str, ...]
     """Sample folders of the benchmark."""
     protocol: str
-    """Rules of the scores: open_world, 3dpw, 3dpw_neutral, human36m_p1, human36m_p2, mupots, mupots_bones."""
+    """Rules of the scores: open_world, 3dpw, 3dpw_neutral, human36m_p1, human36m_p2, mupots, mupots_bones; for networks
+    of right hands: freihand."""
     truth: str | None = None
     """Folder of the truth where samples do not hold it: the open world's truth/DOMAIN."""
     regressors: str | None = None
@@ -107,18 +110,24 @@ def main(job: Job) -> None:
     benchmark = open_benchmark(
         job.samples, protocol=job.protocol, truth=job.truth, regressors=job.regressors, bodies=job.bodies
     )
-    parts: dict[str, Any] = {"samples": job.samples, "predictions": folder, "truth": job.truth}
-    settings = {"what": what, "protocol": job.protocol, "stage": plain(job.stage), **roles(parts)}
-    inputs = [*job.samples, folder, *(path for path in (job.truth, job.regressors, job.bodies) if path)]
+    check_predictor(benchmark, load_body_of(folder), where=folder, plausibility=job.stage.plausibility)
     connect()
     with Lease(job.out):
-        run = open_run(job.out, job="evaluate", settings=settings, inputs=inputs, resume=True)
+        run = open_run(job.out, **identity(job, what, folder), resume=True)
         if not run.finished:
             found = evaluate(run, benchmark=benchmark, what=what, folder=folder, stage=job.stage)
             run.finish(result={name: one["mean"] for name, one in found["columns"].items()})
         commits.forget(run)
     _tell(table(storage.read_json(run.path("scores.json"))))
     log.info("\nscores: %s", job.out)
+
+
+def identity(job: Score, what: Literal["network", "labels"], folder: str) -> dict[str, Any]:
+    """What makes this run this run, as open_run takes it."""
+    parts: dict[str, Any] = {"samples": job.samples, "predictions": folder, "truth": job.truth}
+    settings = {"what": what, "protocol": job.protocol, "stage": plain(job.stage), **roles(parts)}
+    inputs = [*job.samples, folder, *(path for path in (job.truth, job.regressors, job.bodies) if path)]
+    return {"job": "evaluate", "settings": settings, "inputs": inputs}
 
 
 def _tell(lines: list[str]) -> None:

@@ -25,7 +25,7 @@ from mesh_lib.metrics.scorers import People, scorer_of
 from mesh_lib.metrics.summary import RESAMPLES, Estimate, Mean, Scores, compare
 from mesh_lib.nets.lixel import LixelConfig
 from pipelines import annotators, commits, estimators, runs, storage
-from pipelines.benchmark import Benchmark, check_people, check_protocol
+from pipelines.benchmark import Benchmark, Scored, check_people, check_protocol
 from pipelines.evaluator import Ask, Crops, Evaluate, RootDepth, needed_columns
 from pipelines.labelled import with_labels
 from pipelines.sources import Source, open_source
@@ -37,6 +37,7 @@ ROWS = "people"
 SCORES, TABLE = "scores.json", "scores.md"
 ACTOR_CPUS, READ_CPUS, CROP_CPUS, WRITE_CPUS = 0.5, 0.25, 0.75, 0.25
 LISTED = 3
+UNITS = ("mm", "percent", "px", "deg")
 LABELLERS = ("annotate", "import_labels")
 
 
@@ -59,7 +60,7 @@ class EvaluateStage:
     k)."""
     plausibility: bool = False
     """Measure self-penetration and joint limits too (70 ms a body)."""
-    file_mb: float = 8.0
+    file_mb: float = 1.0
     """Of scores that are written, and committed, at once: what a kill can lose."""
     missing: Literal["refuse", "count"] = "refuse"
     """What a person without a prediction (no label, a picture that cannot be read) does to the scores: there are none,
@@ -156,8 +157,9 @@ def _score(run: runs.Run, *, benchmark: Benchmark, ask: Ask, stage: EvaluateStag
     rows = ray.data.read_parquet(files, filesystem=system, shuffle=None, num_cpus=READ_CPUS)
     rows = rows.select_columns(needed_columns(ask, benchmark, storage.parquet_schema(benchmark.sources[0].path).names))
     if ask.what == "network":
+        size = estimators.input_size(ask.folder)
         rows = rows.map_batches(
-            Crops(estimators.input_size(ask.folder), joint_set),
+            Crops(size, joint_set),
             batch_size=stage.batch_size,
             batch_format="pyarrow",
             num_cpus=CROP_CPUS,
@@ -172,6 +174,8 @@ def _score(run: runs.Run, *, benchmark: Benchmark, ask: Ask, stage: EvaluateStag
         num_gpus=ask.gpus,
         compute=ActorPoolStrategy(size=stage.actors),
     )
+    if ask.what == "network":  # a block a batch: what is done is written as it is done
+        scored.context.target_max_block_size = stage.batch_size * 3 * size[0] * size[1]
     scored.context.checkpoint_config = commits.checkpointing(run)
     target, folder = storage.resolve(run.path(ROWS))
     scored.write_parquet(
@@ -182,7 +186,7 @@ def _score(run: runs.Run, *, benchmark: Benchmark, ask: Ask, stage: EvaluateStag
     )
 
 
-def _gather(people: pa.Table, rules: BodyProtocol | CrowdProtocol) -> Scores:
+def _gather(people: pa.Table, rules: Scored) -> Scores:
     """One value a person and column; crowds are matched here, all people of a picture being there."""
     scores = Scores()
     columns = _match(people, rules) if isinstance(rules, CrowdProtocol) else {
@@ -264,18 +268,19 @@ def table(found: dict[str, Any]) -> list[str]:
     statement, columns = found["statement"], found["columns"]
     order = [name for name in statement["headline"] if name in columns]
     order += [name for name in columns if name not in order]
-    regressors = ", ".join(statement["regressor"]) or "none"
+    regressors, root = ", ".join(statement["regressor"]) or "none", statement["root"] or "none"
     lines = [
         f"{found['people']} people, protocol {statement['protocol']}: gender {statement['gender']}, "
-        f"regressor {regressors}, root {statement['root']}, {_joints(statement)}",
+        f"regressor {regressors}, root {root}, {_joints(statement)}",
         "",
         "| | mean | 95% interval | people | without |",
         "|---|---|---|---|---|",
     ]
     for name in order:
         one = columns[name]
-        interval = f"{one['low']:.2f} – {one['high']:.2f}" if math.isfinite(one["low"]) else "–"
-        lines.append(f"| {name} | {one['mean']:.2f} | {interval} | {one['people']} | {one['missing']} |")
+        digits = 2 if name.rpartition("_")[2] in UNITS else 4  # shares are from 0 to 1
+        interval = f"{one['low']:.{digits}f} – {one['high']:.{digits}f}" if math.isfinite(one["low"]) else "–"
+        lines.append(f"| {name} | {one['mean']:.{digits}f} | {interval} | {one['people']} | {one['missing']} |")
     if sequences := found["sequences"]:
         told = f"{sequences['acceleration_error_mm']:.2f} mm per squared frame"
         lines += ["", f"acceleration error {told}, {sequences['frames']} frames of {sequences['tracks']} tracks"]
@@ -292,7 +297,7 @@ def load_scores(folder: str) -> tuple[dict[str, Any], Scores]:
     found = storage.read_json(storage.join(folder, SCORES))
     people = storage.read_parquet(storage.join(folder, ROWS), what="scores")
     rules = find_protocol(found["statement"]["protocol"])
-    assert isinstance(rules, BodyProtocol | CrowdProtocol)
+    assert isinstance(rules, Scored)
     return found, _gather(people, rules)
 
 
