@@ -13,16 +13,19 @@ import torch
 
 from mesh_lib import tables
 from mesh_lib.body.files import Body, load_body
-from mesh_lib.body.joints import JointSet
+from mesh_lib.body.hands import is_hand
+from mesh_lib.body.joints import RIGHT_HAND21, JointSet
 from mesh_lib.body.layer import BodyLayer
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
-from mesh_lib.metrics.protocols import BodyProtocol, CrowdProtocol, Protocol, find_protocol
+from mesh_lib.hand_supervision import HandModel, HandTruth
+from mesh_lib.metrics.protocols import PROTOCOLS, BodyProtocol, CrowdProtocol, HandProtocol, Protocol, find_protocol
 from mesh_lib.metrics.scorers import People
 from pipelines import storage
+from pipelines.hands import RIGHT, hand_columns
 from pipelines.join import Lookup, row_groups
-from pipelines.sources import Source, read_group
+from pipelines.sources import MANO, Source, read_group
 
-Scored = BodyProtocol | CrowdProtocol
+Scored = BodyProtocol | CrowdProtocol | HandProtocol
 PARAMETERS = {"global_orient": 3, "body_pose": 69, "betas": 10, "transl_m": 3}
 GENDERED = {"m": ("SMPL_MALE.npz", "SMPL_MALE.pkl"), "f": ("SMPL_FEMALE.npz", "SMPL_FEMALE.pkl")}
 LISTED = 3
@@ -45,30 +48,53 @@ class Benchmark:
     @property
     def rules(self) -> Scored:
         rules = find_protocol(self.protocol)
-        assert isinstance(rules, BodyProtocol | CrowdProtocol)
+        assert isinstance(rules, Scored)
         return rules
 
     @property
     def kind(self) -> Literal["mesh", "joints"]:
         """What the truth is."""
         rules = self.rules
+        if isinstance(rules, HandProtocol):
+            return "mesh"
         measured = isinstance(rules, CrowdProtocol) or (rules.gender == "none" and rules.regressor is not None)
         return "joints" if measured else "mesh"
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Of the samples, that hold the truth."""
+        if isinstance(self.rules, HandProtocol):
+            return ("keypoints_3d_m", *MANO, "camera")
         return ("keypoints_3d_m", *(f"smpl_{name}" for name in PARAMETERS), "smpl_valid", "camera")
 
 
 def check_protocol(protocol: Protocol) -> None:
     """Raises ValueError for one that scores what no network here speaks of."""
-    if not isinstance(protocol, BodyProtocol | CrowdProtocol):
+    if not isinstance(protocol, Scored):
         raise ValueError(
-            f"protocol {protocol.name} scores {'hands' if protocol.name == 'freihand' else 'SMPL-X bodies'}; networks "
-            "and labels here are SMPL's\n"
+            f"protocol {protocol.name} scores SMPL-X bodies; networks and labels here are SMPL's, or MANO's\n"
             "  fix: give mesh_lib.metrics.scorers your meshes (docs/evaluation.md shows how)"
         )
+
+
+def check_predictor(benchmark: Benchmark, body: Body, *, where: str, plausibility: bool = False) -> None:
+    """Raises ValueError where who predicts speaks of bodies and the protocol scores hands, or the other way round; and
+    where hands are asked for what is of bodies alone."""
+    hands, scored = is_hand(body), isinstance(benchmark.rules, HandProtocol)
+    if hands != scored:
+        kinds = ("bodies", "right hands")
+        fits = [name for name, rules in PROTOCOLS.items() if isinstance(rules, HandProtocol) == hands]
+        raise ValueError(
+            f"protocol {benchmark.protocol} scores {kinds[scored]}, and what is in {where} predicts {kinds[hands]} "
+            f"(its body is {len(body.parents)} joints)\n  fix: a protocol of {kinds[hands]}: {', '.join(fits)}"
+        )
+    if scored and (benchmark.truth or benchmark.bodies):
+        raise ValueError(
+            f"the truth of protocol {benchmark.protocol} is in the samples, of the hand that stands with the network: "
+            "no --truth, no --bodies"
+        )
+    if scored and plausibility:
+        raise ValueError("plausibility (self-penetration, joint limits) is measured of bodies, not of hands")
 
 
 def check_people(benchmark: Benchmark) -> list[str]:
@@ -79,12 +105,13 @@ def check_people(benchmark: Benchmark) -> list[str]:
             raise ValueError(f"the truth of protocol {benchmark.protocol} is joints, which samples hold: no --truth")
         for source in benchmark.sources:
             _check_joints(source, benchmark.rules)
+    wanted = ("sample_id", "sample_key", "keypoints_3d_m", "smpl_valid", "mano_valid")
     ids: list[str] = []
     keys: list[np.ndarray] = []
     unknown: list[str] = []
     for source in benchmark.sources:
         for file, group, _ in source.groups:
-            table = read_group(source.path, file, group, ("sample_id", "sample_key", "keypoints_3d_m", "smpl_valid"))
+            table = read_group(source.path, file, group, wanted)
             names = table.column("sample_id").to_pylist()
             ids += names
             keys.append(table.column("sample_key").to_numpy())
@@ -118,10 +145,12 @@ def _check_joints(source: Source, rules: Scored) -> None:
 
 
 def _has_truth(table: pa.Table, benchmark: Benchmark, joint_set: JointSet) -> np.ndarray:
+    rules = benchmark.rules
+    if isinstance(rules, HandProtocol):
+        return tables.numpy_column(table, "mano_valid", missing=0.0).astype(bool)[:, RIGHT]
     if benchmark.kind == "mesh":
         return np.asarray(table.column("smpl_valid").fill_null(False).to_numpy(zero_copy_only=False), bool)
     joints = tables.numpy_column(table, "keypoints_3d_m", missing=0.0).reshape(len(table), len(joint_set), 4)
-    rules = benchmark.rules
     known = joints[:, joint_set.indices((*rules.joints, rules.root)), 3] > 0
     return np.asarray(known.all(axis=1))
 
@@ -143,7 +172,37 @@ class Known:
     focal_px: torch.Tensor
     princpt_px: torch.Tensor
     root_depth_m: torch.Tensor
-    """Of the pelvis in the camera's frame."""
+    """Of the pelvis, or the wrist, in the camera's frame."""
+
+
+def truth_reader(benchmark: Benchmark, body: Body) -> TruthReader | HandReader:
+    """Raises ValueError where bodies or the truth cannot be read."""
+    return HandReader(body) if isinstance(benchmark.rules, HandProtocol) else TruthReader(benchmark, body)
+
+
+class HandReader:
+    """Rows of samples in, what is known of their right hands out: MANO's mesh, and the samples' own 21 joints, or where
+    they lack one those of the mesh."""
+
+    def __init__(self, body: Body) -> None:
+        self.model = HandModel(body)
+
+    @torch.no_grad()
+    def __call__(self, table: pa.Table, joint_set: JointSet) -> Known:
+        columns = hand_columns(table, joint_set, weak=False)
+        still = {"affine": np.zeros((len(table), 2, 3), np.float32), "rotation_rad": np.zeros(len(table), np.float32)}
+        known = {name: torch.from_numpy(value) for name, value in (columns | still).items() if name != "sample_key"}
+        truth = HandTruth(**known, flip=torch.zeros(len(table)) > 0)
+        hands, own = self.model(truth), truth.keypoints_3d_m
+        whole = (own[..., 3] > 0).all(dim=1)[:, None, None]
+        wrist = own[:, RIGHT_HAND21.index("right_wrist")]
+        mesh_depth_m = torch.where(hands.placed, hands.joints_m[:, RIGHT_HAND21.index("right_wrist"), 2], torch.nan)
+        return Known(
+            people=People(vertices_m=hands.vertices_m, joints_m=torch.where(whole, own[..., :3], hands.joints_m)),
+            focal_px=truth.focal_px,
+            princpt_px=truth.princpt_px,
+            root_depth_m=torch.where(wrist[:, 3] > 0, wrist[:, 2], mesh_depth_m),
+        )
 
 
 class TruthReader:
@@ -163,20 +222,20 @@ class TruthReader:
     @torch.no_grad()
     def __call__(self, table: pa.Table, joint_set: JointSet) -> Known:
         """Raises ValueError for a person whose gender nobody knows where the protocol asks for it."""
-        camera = table.column("camera").combine_chunks()
-        camera = camera if isinstance(camera, pa.StructArray) else pa.concat_arrays(camera.chunks)
-        inner = pa.table({name: camera.field(name) for name in ("focal_px", "princpt_px")})
+        rules = self.benchmark.rules
+        assert not isinstance(rules, HandProtocol)
+        focal_px, princpt_px = (torch.from_numpy(values) for values in tables.camera_columns(table).values())
         prefix = "smpl_"
         values = table
         if self.apart is not None:
-            values = inner = self.apart.take(self.apart.find(table.column("sample_key").to_numpy()))
+            values = self.apart.take(self.apart.find(table.column("sample_key").to_numpy()))
+            focal_px, princpt_px = (_floats(values, name) for name in ("focal_px", "princpt_px"))
             prefix = ""
-        focal_px, princpt_px = (_floats(inner, name) for name in ("focal_px", "princpt_px"))
         if self.benchmark.kind == "joints":
             joints = _floats(table, "keypoints_3d_m").reshape(len(table), len(joint_set), 4)
             pixels = _floats(table, "keypoints_2d_px").reshape(len(table), len(joint_set), 3)
-            order = joint_set.indices(self.benchmark.rules.joint_set.names)
-            root = joint_set.index(self.benchmark.rules.root)
+            order = joint_set.indices(rules.joint_set.names)
+            root = joint_set.index(rules.root)
             return Known(
                 people=People(
                     joints_m=torch.where(joints[:, order, 3:] > 0, joints[:, order, :3], torch.nan),

@@ -11,18 +11,20 @@ import torch
 
 from mesh_lib import tables
 from mesh_lib.body.files import Body
+from mesh_lib.body.hands import is_hand
 from mesh_lib.body.joints import BODY33, JointSet
 from mesh_lib.body.layer import BodyLayer
 from mesh_lib.geometry.cameras import project
+from mesh_lib.geometry.lixels import BODY_BOX_M, HAND_BOX_M
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
 from mesh_lib.metrics.joints import reprojection_px
 from mesh_lib.metrics.penetration import SelfPenetration
 from mesh_lib.metrics.protocols import CrowdProtocol
 from mesh_lib.metrics.regressors import load_regressor
-from mesh_lib.metrics.scorers import BodyScorer, People, plausibility_columns, scorer_of
+from mesh_lib.metrics.scorers import BodyScorer, HandScorer, People, plausibility_columns, scorer_of
 from mesh_lib.nets.estimators import Mesher, View, box_root_depth_m, for_inference
 from pipelines import estimators
-from pipelines.benchmark import PARAMETERS, Benchmark, Known, TruthReader
+from pipelines.benchmark import PARAMETERS, Benchmark, Known, truth_reader
 from pipelines.bodies import load_body_of
 from pipelines.crops import prepare
 from pipelines.join import Lookup, row_groups
@@ -73,13 +75,14 @@ class Evaluate:
             torch.set_num_threads(ask.threads)
         self.ask, self.benchmark, self.joint_set = ask, benchmark, joint_set
         body = ask.body()
-        self.truth = TruthReader(benchmark, body)
+        self.truth = truth_reader(benchmark, body)
+        self.box_m = HAND_BOX_M if is_hand(body) else BODY_BOX_M
         self.crowd = isinstance(benchmark.rules, CrowdProtocol)
         if self.crowd:
             self.regressor = load_regressor(benchmark.rules.regressor, benchmark.regressors)  # pyright: ignore[reportArgumentType]
         else:
             scorer = scorer_of(benchmark.rules, folder=benchmark.regressors, body=body)
-            assert isinstance(scorer, BodyScorer)
+            assert isinstance(scorer, BodyScorer | HandScorer)
             self.scorer = scorer
         self.penetration = SelfPenetration(body) if ask.plausibility else None
         if ask.what == "labels":
@@ -177,7 +180,7 @@ class Evaluate:
         affine[:, 0, 0], affine[:, 1, 1], affine[:, :, 2] = scale[:, 0], scale[:, 1], -scale * box[:, :2]
         depth_m = known.root_depth_m
         if self.ask.root_depth == "box":
-            depth_m = box_root_depth_m(focal_px=known.focal_px, box_xywh_px=box)
+            depth_m = box_root_depth_m(focal_px=known.focal_px, box_xywh_px=box, side_m=self.box_m)
         depth_m = torch.where((known.focal_px > 0).all(dim=1), depth_m, torch.nan)
         return View(affine=affine, focal_px=known.focal_px, princpt_px=known.princpt_px, root_depth_m=depth_m)
 

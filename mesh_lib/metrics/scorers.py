@@ -98,7 +98,8 @@ class Scorer(ABC):
 
 
 def scorer_of(protocol: Protocol, *, folder: str | Path | None = None, body: Body | None = None) -> Scorer:
-    """A protocol ready to score. `folder` holds the owners' regressors; `body` is that of protocols without one.
+    """A protocol ready to score. `folder` holds the owners' regressors; `body` is that of protocols without one, or the
+    hand itself.
 
     Crowds and hands need no folder where predictions and truth come with joints.
 
@@ -110,7 +111,7 @@ def scorer_of(protocol: Protocol, *, folder: str | Path | None = None, body: Bod
         case CrowdProtocol():
             return _CrowdScorer(protocol, folder)
         case HandProtocol():
-            return _HandScorer(protocol, folder)
+            return HandScorer(protocol, folder, body)
         case PartsProtocol():
             return _PartsScorer(protocol, folder)
 
@@ -222,14 +223,20 @@ class _CrowdScorer(Scorer):
         return out
 
 
-class _HandScorer(Scorer):
-    def __init__(self, protocol: HandProtocol, folder: str | Path | None) -> None:
+class HandScorer(Scorer):
+    """Of hands; joints that are not given are regressed by the owners' file, else by MANO itself, where it is given."""
+
+    def __init__(self, protocol: HandProtocol, folder: str | Path | None, body: Body | None) -> None:
         self.protocol = protocol
-        self.regressor = None if folder is None else with_fingertips(load_regressor(protocol.regressor, folder))
+        self.regressor = None
+        if folder is not None:
+            self.regressor = with_fingertips(load_regressor(protocol.regressor, folder))
+        elif body is not None:
+            self.regressor = with_fingertips(body_regressor(body))
         self.statement = statement(protocol, regressors=_named(self.regressor))
 
     def columns(self, *, predicted: People, target: People) -> dict[str, Tensor]:
-        joints = {"predicted_m": self._joints(predicted), "target_m": self._joints(target)}
+        joints = {"predicted_m": self.joints_m(predicted), "target_m": self.joints_m(target)}
         meshes = {"predicted_m": _vertices(predicted), "target_m": _vertices(target)}
         _same_people(*joints.values())
         _same_mesh(*meshes.values())
@@ -246,7 +253,8 @@ class _HandScorer(Scorer):
             "auc_vertices": hand_auc(**moved_mesh, **curve),
         }
 
-    def _joints(self, people: People) -> Tensor:
+    def joints_m(self, people: People) -> Float[Tensor, "people joints 3"]:
+        """The protocol's joints in the camera's frame."""
         if people.joints_m is None and self.regressor is None:
             load_regressor(self.protocol.regressor, None)  # says what is missing
         return _joints_of(people, self.regressor, self.protocol.joint_set)

@@ -44,7 +44,7 @@ class View:
     focal_px: Float[Tensor, "batch 2"]
     princpt_px: Float[Tensor, "batch 2"]
     root_depth_m: Float[Tensor, " batch"]
-    """Of the pelvis; from the truth, or from the box (`box_root_depth_m`)."""
+    """Of the pelvis, or the wrist; from the truth, or from the box (`box_root_depth_m`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,8 @@ class Bodies:
 
     vertices_m: Float[Tensor, "batch vertices 3"]
     """In metres and the axes of the camera; where they stand is the network's own idea."""
-    rotmats: Float[Tensor, "batch 24 3 3"] | None
-    """Joint rotations, each relative to its parent; None from a network that has none."""
+    rotmats: Float[Tensor, "batch rotations 3 3"] | None
+    """Joint rotations as the network says them (of hands relative to the mean pose); None from one that has none."""
     keypoints_crop_px: Float[Tensor, "batch 33 2"] | None
     """BODY33 joints in the crop; None from a network that does not say."""
     camera: View | None
