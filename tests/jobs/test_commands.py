@@ -201,3 +201,47 @@ def test_the_line_works_on_s3(ray_cluster: None, s3: str, tiny_world: Path, tiny
     system, folder = storage.resolve(f"{s3}/line/labels/pseudo_gt")
     assert isinstance(system, fs.S3FileSystem)
     assert ds.dataset(folder, filesystem=system, partitioning="hive").count_rows() == 24
+
+
+@pytest.mark.ray
+def test_stores_may_differ_and_no_secret_is_told(
+    s3: str, tiny_world: Path, tiny_annotator: Path, tmp_path: Path
+) -> None:
+    """Samples in object storage, f and labels on a disk; the key that opens the store stands nowhere."""
+    from pipelines import storage
+    from pipelines.label_files import count_labels
+
+    for path in (tiny_world / "street").glob("*.parquet"):
+        storage.write_bytes(f"{s3}/mixed/street/{path.name}", path.read_bytes())
+    secret, out = "never-to-be-seen-7f3a", tmp_path / "labels"
+    command = [
+        sys.executable, "jobs/annotate.py", "--samples", f"{s3}/mixed/street", "--annotator", str(tiny_annotator),
+        "--out", str(out),
+    ]  # fmt: skip
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False,
+        env=env | {"AWS_SECRET_ACCESS_KEY": secret, "ANNOMESH_DEBUG": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert count_labels(str(out / "pseudo_gt")) == {"ok": 24}
+    assert secret not in done.stdout + done.stderr
+    assert not [path for path in out.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+
+@pytest.mark.ray
+def test_labels_in_object_storage_are_scored_there(s3: str, tiny_world: Path, tiny_labels: Path) -> None:
+    from jobs.evaluate import Labels, main
+    from pipelines import storage
+
+    for name, folder in (("street", tiny_world / "street"), ("labels", tiny_labels)):
+        for path in (p for p in folder.rglob("*") if p.is_file() and "_checkpoint" not in p.parts):
+            storage.write_bytes(f"{s3}/scored/{name}/{path.relative_to(folder)}", path.read_bytes())
+    main(
+        Labels(
+            labels=f"{s3}/scored/labels", samples=(f"{s3}/scored/street",), truth=f"{tiny_world}/truth/street",
+            protocol="open_world", out=f"{s3}/scored/scores",
+        )
+    )  # fmt: skip
+    assert storage.read_json(f"{s3}/scored/scores/scores.json")["people"] == 24
+    assert storage.exists(f"{s3}/scored/scores/scores.md")
