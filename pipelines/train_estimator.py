@@ -343,19 +343,23 @@ class LixelLearner:
     def errors(self, answer: LixelOutput, truth: Truth | HandTruth) -> Tensor:
         """PA-MPJPE in mm of the 12 limb joints, or of a hand's 21: of the mesh in lixels, given the root's depth, or of
         the parameters."""
+        lesson, seen = self._lesson(truth), (truth.focal_px > 0).all(dim=1)
         if self.training.model.stage == "param":
             joints_m = self.network.parameters_from(answer).joints_rel_m
-        else:
+            seen = torch.ones_like(seen)
+        else:  # lixels are metres before a camera alone
             joints_m = self.network.config.space.back_project(
-                answer.mesh_joints.float(), root_depth_m=self._lesson(truth).root_depth_m.nan_to_num(nan=10.0),
+                answer.mesh_joints.float(), root_depth_m=lesson.root_depth_m.nan_to_num(nan=10.0),
                 affine=truth.affine, focal_px=truth.focal_px, princpt_px=truth.princpt_px,
             )  # fmt: skip
         if isinstance(self.teacher, HandTeacher):
             assert isinstance(truth, HandTruth)
-            return limb_errors_mm(joints_m, *self.teacher.true_joints_m(truth))
-        assert isinstance(truth, Truth)
-        limbs = LIXEL29.indices(LIMBS)
-        return limb_errors_mm(joints_m[:, limbs], *limb_truth(make_targets(truth, keypoints=self.teacher.keypoints)))
+            target_m, known = self.teacher.true_joints_m(truth)
+        else:
+            assert isinstance(truth, Truth)
+            joints_m = joints_m[:, LIXEL29.indices(LIMBS)]
+            target_m, known = limb_truth(make_targets(truth, keypoints=self.teacher.keypoints))
+        return limb_errors_mm(joints_m, target_m, known & seen)
 
     def save(self, kind: str = "") -> None:
         estimators.save_estimator(self.network, self.folder, kind=kind)
