@@ -109,22 +109,23 @@ class Evaluate:
         return pa.table(columns | {name: pa.array(value.double().numpy()) for name, value in scores.items()} | lists)
 
     def _scores(self, known: Known, guess: Guess, good: torch.Tensor, table: pa.Table) -> dict[str, torch.Tensor]:
-        predicted, target = People(vertices_m=guess.vertices_m[good]), _chosen(known.people, good)
-        found: dict[str, torch.Tensor] = {}
-        if good.any():
-            found |= self.scorer.columns(predicted=predicted, target=target)
-            if self.penetration is not None and guess.rotmats is not None:
-                found |= plausibility_columns(
-                    rotmats=guess.rotmats[good], vertices_m=guess.vertices_m[good], penetration=self.penetration
-                )
-        if guess.keypoints_px is not None and good.any():
-            given = self._given(table)[good]
-            found["annotation_error_px"] = reprojection_px(
-                predicted_px=guess.keypoints_px[good], target_px=given[..., :2], visible=given[..., 2]
+        """Columns of everybody; NaN for whom nothing is predicted."""
+        # Where that is nobody, the first stands in for the columns' names: all parts of a table have the same.
+        asked = good if good.any() else torch.arange(len(good)) == 0
+        target = _chosen(known.people, asked)
+        predicted = People(vertices_m=guess.vertices_m[asked]) if good.any() else target
+        found = self.scorer.columns(predicted=predicted, target=target)
+        if self.penetration is not None and guess.rotmats is not None:
+            found |= plausibility_columns(
+                rotmats=guess.rotmats[asked], vertices_m=guess.vertices_m[asked], penetration=self.penetration
             )
-        out = {}
-        for name, values in found.items():
-            out[name] = torch.full((len(good),), torch.nan, dtype=torch.float64)
+        if guess.keypoints_px is not None:
+            given = self._given(table)[asked]
+            found["annotation_error_px"] = reprojection_px(
+                predicted_px=guess.keypoints_px[asked], target_px=given[..., :2], visible=given[..., 2]
+            )
+        out = {name: torch.full((len(good),), torch.nan, dtype=torch.float64) for name in found}
+        for name, values in found.items() if good.any() else ():
             out[name][good] = values.double().cpu()
         return out
 

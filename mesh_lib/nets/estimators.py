@@ -105,9 +105,10 @@ class Mesher(nn.Module):
                 return Bodies(
                     vertices_m=mesh_m, rotmats=None, keypoints_crop_px=None, camera=view, input_size=size
                 )  # fmt: skip
-            # Stage two knows no place: it stands where the mesh of lixels does.
+            # Stage two knows no place: it stands where the mesh of lixels does, if there is a camera to say where.
             found = self.network.parameters_from(answer)
-            vertices_m = found.vertices_rel_m + (self.network.regressor @ mesh_m)[:, :1]
+            root_m = (self.network.regressor @ mesh_m)[:, :1]
+            vertices_m = found.vertices_rel_m + torch.where(root_m.isfinite(), root_m, 0.0)
             return Bodies(
                 vertices_m=vertices_m, rotmats=found.rotmats, keypoints_crop_px=None, camera=view, input_size=size
             )  # fmt: skip

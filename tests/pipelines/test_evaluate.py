@@ -168,7 +168,8 @@ def test_people_without_a_prediction_are_refused_or_counted(
     job = Labels(labels=str(few), **street(tiny_world, tmp_path / "e"))
     with pytest.raises(ValueError, match=r"4 of 24 samples .*\n  fix: label them; or --stage.missing count"):
         main(job)
-    counted = dataclasses.replace(job, out=str(tmp_path / "counted"), stage=dataclasses.replace(STAGE, missing="count"))
+    few_at_once = dataclasses.replace(STAGE, missing="count", batch_size=3)  # of some batches nobody has a label
+    counted = dataclasses.replace(job, out=str(tmp_path / "counted"), stage=few_at_once)
     main(counted)
     found = storage.read_json(str(tmp_path / "counted" / "scores.json"))
     assert found["without_prediction"] == 4
