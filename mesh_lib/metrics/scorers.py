@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mesh_lib.body.files import Body
+from mesh_lib.body.hands import is_hand
 from mesh_lib.body.joints import JointSet
 from mesh_lib.metrics.joint_limits import joint_limit_excess_deg, joint_limit_violations_percent
 from mesh_lib.metrics.joints import (
@@ -231,7 +232,7 @@ class HandScorer(Scorer):
         self.regressor = None
         if folder is not None:
             self.regressor = with_fingertips(load_regressor(protocol.regressor, folder))
-        elif body is not None:
+        elif body is not None and is_hand(body):
             self.regressor = with_fingertips(body_regressor(body))
         self.statement = statement(protocol, regressors=_named(self.regressor))
 

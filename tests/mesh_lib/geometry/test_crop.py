@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -66,6 +68,12 @@ def test_augmentations_stay_in_the_published_ranges_and_use_them() -> None:
     assert np.mean(turns != 0) == pytest.approx(0.6, abs=0.03)
     assert np.mean([d.flip for d in draws]) == pytest.approx(0.5, abs=0.03)
     assert np.array([d.colour for d in draws]).min() >= 0.8
+
+
+def test_without_mirroring_all_else_is_drawn_as_before() -> None:
+    plain, free = (crop.draw_augmentations(np.random.default_rng(0), 50, mirror=m) for m in (False, True))
+    assert not any(d.flip for d in plain) and any(d.flip for d in free)
+    assert plain == [dataclasses.replace(d, flip=False) for d in free]
 
 
 def test_the_box_of_keypoints_ignores_what_is_not_seen() -> None:
