@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def teacher(hand: Body) -> HandTeacher:
     return HandTeacher(hand)
 
 
-def seen(hand: Body, augmentation: crop.Augmentation) -> dict[str, torch.Tensor]:
+def seen(hand: Body, augmentation: crop.Augmentation) -> dict[str, Any]:
     """How crops of the middle of the picture are augmented."""
     affine = crop.crop_affine(
         np.array([30.0, 30, 160, 160]), input_size=(SIDE, SIDE), image_width=SIDE, augmentation=augmentation
