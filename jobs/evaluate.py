@@ -31,13 +31,12 @@ from pipelines.evaluate import (
     LABELLERS,
     EvaluateStage,
     compare_runs,
-    comparison_table,
     evaluate,
     open_benchmark,
-    table,
 )
 from pipelines.lease import Lease
 from pipelines.runs import load_run, open_run, plain, roles
+from pipelines.score_pages import comparison_table, table
 
 log = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from jobs import start
 from pipelines.annotators import load_prior
 from pipelines.bodies import find_body
 from pipelines.cluster import connect
+from pipelines.lease import Lease
 from pipelines.runs import open_run, roles
 from pipelines.train_annotator import PRESETS, AnnotatorTraining, starting_backbone, train_annotator
 
@@ -68,16 +69,17 @@ def main(job: Job) -> None:
     parts = {"strong": job.strong, "weak": job.weak, "validate": job.validate, "weights": job.weights}
     inputs = [*job.strong, *job.weak, str(body), *(p for p in (job.prior, job.weights, job.validate) if p)]
     settings = {"training": job.training, **roles(parts)}
-    run = open_run(job.out, job="train_annotator", settings=settings, inputs=inputs, resume=True)
-    if run.finished:
-        log.info("%s is complete already", job.out)
-        return
-    connect()
-    last = train_annotator(
-        run, strong=list(job.strong), weak=list(job.weak), prior=prior, body=str(body), training=job.training,
-        backbone=backbone, validation=job.validate,
-    )  # fmt: skip
-    run.finish(result=last)
+    with Lease(job.out):
+        run = open_run(job.out, job="train_annotator", settings=settings, inputs=inputs, resume=True)
+        if run.finished:
+            log.info("%s is complete already", job.out)
+            return
+        connect()
+        last = train_annotator(
+            run, strong=list(job.strong), weak=list(job.weak), prior=prior, body=str(body), training=job.training,
+            backbone=backbone, validation=job.validate,
+        )  # fmt: skip
+        run.finish(result=last)
     log.info("trained, loss %.3f: %s", last["loss"], job.out)
 
 

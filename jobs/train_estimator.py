@@ -28,6 +28,7 @@ from jobs import start
 from pipelines.annotators import load_prior
 from pipelines.bodies import find_body
 from pipelines.cluster import connect
+from pipelines.lease import Lease
 from pipelines.runs import open_run, roles
 from pipelines.train_estimator import (
     NO_LABELS,
@@ -88,8 +89,9 @@ class Hmr(Job):
 class Lixel(Job):
     """I2L-MeshNet (Moon and Lee, 2020): of bodies, or of right hands (--body MANO_RIGHT.pkl --preset hands)."""
 
-    preset: Literal["paper", "demo", "hands", "hands-demo"] = "paper"
-    """Settings to start from; --training.… options change them one by one. Hands have settings of their own."""
+    preset: Literal["paper", "param", "demo", "hands", "hands-demo"] = "paper"
+    """Settings to start from; --training.… options change them one by one. param: stage two, from a run of the first as
+    --weights. Hands have settings of their own."""
     training: LixelTraining = field(default_factory=LixelTraining)
 
 
@@ -108,16 +110,17 @@ def main(job: Job) -> None:
     made = [path for path in job.labels if path != NO_LABELS]
     inputs = [*job.strong, *job.weak, *made, str(body), *(p for p in (job.prior, job.weights, job.validate) if p)]
     settings = {"training": training, **roles(parts), "labels": list(job.labels)}
-    run = open_run(job.out, job="train_estimator", settings=settings, inputs=inputs, resume=True)
-    if run.finished:
-        log.info("%s is complete already", job.out)
-        return
-    connect()
-    last = train_estimator(
-        run, strong=job.strong, weak=job.weak, labels=job.labels, prior=prior, body=str(body), weights=job.weights,
-        training=training, validation=job.validate,
-    )  # fmt: skip
-    run.finish(result=last)
+    with Lease(job.out):
+        run = open_run(job.out, job="train_estimator", settings=settings, inputs=inputs, resume=True)
+        if run.finished:
+            log.info("%s is complete already", job.out)
+            return
+        connect()
+        last = train_estimator(
+            run, strong=job.strong, weak=job.weak, labels=job.labels, prior=prior, body=str(body), weights=job.weights,
+            training=training, validation=job.validate,
+        )  # fmt: skip
+        run.finish(result=last)
     log.info("trained, loss %.3f: %s", last["loss"], job.out)
 
 

@@ -26,6 +26,12 @@ from mesh_lib.supervision import Shot, Truth, make_targets, unturn_points, warp_
 ROOT = JointSet("root", ("pelvis",))
 NOWHERE = -1e3
 """Bins: so far outside of the heatmaps that a Gaussian there is nothing in them."""
+CHECKED = tuple(
+    f"{side}_{joint}" for side in ("left", "right") for joint in ("shoulder", "elbow", "wrist", "knee", "ankle")
+)
+"""Joints by which a fit is judged: those of which datasets and SMPL mean nearly the same. The release judges by all,
+once the dataset's own regressor (licensed) has made its joints of the fit; SMPL's hips would be centimetres off."""
+UNCHECKED = [i for i, name in enumerate(LIXEL29.names) if name not in CHECKED]
 COMMON = tuple(name for name in LIXEL29.names if name in BODY33.names)
 """Joints that both samples and I2L-MeshNet have."""
 
@@ -75,7 +81,7 @@ class LixelTeacher(torch.nn.Module):
 
     @torch.no_grad()
     def forward(self, truth: Truth, network: I2LMeshNet, *, check_fits: bool = True) -> LixelLesson:
-        """`check_fits`: fits that are far from the dataset's own joints teach nothing (release)."""
+        """`check_fits`: fits that are far from the dataset's own CHECKED joints teach nothing."""
         targets = make_targets(truth, keypoints=self.keypoints)
         root_m = self.root(rotmats=rotvec_to_rotmat(truth.smpl_rotvec), betas=targets.betas)
         pelvis = truth.keypoints_3d_m[:, _PELVIS]
@@ -113,7 +119,12 @@ def make_lesson(known: Known, shot: Shot, network: I2LMeshNet, *, check_fits: bo
     orig, seen, deep = _own_joints(known, network)
     fit_valid = placed.float()
     if check_fits:
-        fit_valid = fit_valid * _close(fit, joints_rel_m, orig, seen, known, deep)
+        judge = torch.ones_like(seen)
+        if seen.shape[1] == len(LIXEL29):
+            judge = judge.index_fill(1, torch.tensor(UNCHECKED, device=seen.device), 0.0)
+        fit_valid = fit_valid * _close(
+            fit, joints_rel_m, orig, seen * judge, known.joints_rel_valid * judge, known, deep
+        )
     inside = space.inside
     lixels = LixelTargets(
         joints_orig=orig,
@@ -149,10 +160,12 @@ def _own_joints(known: Known, network: I2LMeshNet) -> tuple[Tensor, Tensor, Tens
     return network.config.space.from_crop(known.keypoints_crop_px, depth_m), seen, deep
 
 
-def _close(fit: Tensor, fit_rel_m: Tensor, orig: Tensor, seen: Tensor, known: Known, deep: Tensor) -> Tensor:
+def _close(
+    fit: Tensor, fit_rel_m: Tensor, orig: Tensor, seen: Tensor, valid: Tensor, known: Known, deep: Tensor
+) -> Tensor:
     """Whether fits lie by the dataset's joints: in 3D where it has that, else in 2D."""
     in_2d = fit_is_close(fit[..., :2], orig[..., :2], seen, within=FIT_WITHIN_LIXELS, aligned=False)
-    in_3d = fit_is_close(fit_rel_m, known.joints_rel_m, known.joints_rel_valid, within=FIT_WITHIN_M, aligned=True)
+    in_3d = fit_is_close(fit_rel_m, known.joints_rel_m, valid, within=FIT_WITHIN_M, aligned=True)
     return torch.where(deep > 0, in_3d, in_2d)
 
 

@@ -18,6 +18,7 @@ from ray.data import ActorPoolStrategy
 from mesh_lib import tables
 from pipelines import annotators, commits, runs, storage
 from pipelines.bodies import BODY
+from pipelines.cluster import require_resources
 from pipelines.crops import COLUMNS, READ_CPUS, crop_rows, prepare
 from pipelines.label_files import LABELS, status_of
 from pipelines.labeller import Labeller, Method, Wanted, probe
@@ -76,7 +77,6 @@ def check_fit(stage: AnnotateStage) -> None:
         raise ValueError(
             "--stage.autoscales needs --stage.gpus: whether nodes that are not there yet have GPUs, nobody can look up"
         )
-    have = ray.cluster_resources()
     cpus = {
         "listing and reading": 2 * READ_CPUS,
         "one decoder": 1.0,
@@ -84,18 +84,8 @@ def check_fit(stage: AnnotateStage) -> None:
         "the filter of what is done": commits.FILTER_CPUS,
         "one writer": WRITE_CPUS,
     }
-    wanted = {"CPU": sum(cpus.values()), "GPU": _gpus(stage) * stage.actors}
-    short = [
-        f"{need:g} {kind}s, it has {have.get(kind, 0):g}" for kind, need in wanted.items() if have.get(kind, 0) < need
-    ]
-    if short and not stage.autoscales:
-        parts = ", ".join(f"{what} {need:g}" for what, need in cpus.items())
-        raise ValueError(
-            f"the cluster is too small for this plan, which would wait for ever: it needs {'; '.join(short)}\n"
-            f"  CPUs: {parts}\n"
-            "  fix: use fewer --stage.actors; without GPUs --stage.gpus 0; start Ray with more CPUs (logical ones\n"
-            "  will do: ray start --num-cpus); or pass --stage.autoscales where nodes are added on demand"
-        )
+    if not stage.autoscales:
+        require_resources(cpus, gpus=_gpus(stage) * stage.actors)
 
 
 def _gpus(stage: AnnotateStage) -> float:

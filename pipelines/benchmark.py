@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +25,13 @@ from mesh_lib.metrics.scorers import People
 from pipelines import storage
 from pipelines.hands import RIGHT, hand_columns
 from pipelines.join import Lookup, row_groups
+from pipelines.labelled import body_of
 from pipelines.sources import MANO, Source, read_group
 
 Scored = BodyProtocol | CrowdProtocol | HandProtocol
 PARAMETERS = {"global_orient": 3, "body_pose": 69, "betas": 10, "transl_m": 3}
 GENDERED = {"m": ("SMPL_MALE.npz", "SMPL_MALE.pkl"), "f": ("SMPL_FEMALE.npz", "SMPL_FEMALE.pkl")}
+WHO = ("sample_id", "sample_key", "sequence", "frame", "keypoints_3d_m", "smpl_valid", "mano_valid")
 LISTED = 3
 """Samples that a message names."""
 
@@ -105,15 +109,16 @@ def check_people(benchmark: Benchmark) -> list[str]:
             raise ValueError(f"the truth of protocol {benchmark.protocol} is joints, which samples hold: no --truth")
         for source in benchmark.sources:
             _check_joints(source, benchmark.rules)
-    wanted = ("sample_id", "sample_key", "keypoints_3d_m", "smpl_valid", "mano_valid")
     ids: list[str] = []
     keys: list[np.ndarray] = []
     unknown: list[str] = []
+    strange: list[str] = []
     for source in benchmark.sources:
         for file, group, _ in source.groups:
-            table = read_group(source.path, file, group, wanted)
+            table = read_group(source.path, file, group, WHO)
             names = table.column("sample_id").to_pylist()
             ids += names
+            strange += _not_of_it(table, benchmark.rules)
             keys.append(table.column("sample_key").to_numpy())
             if benchmark.truth is None:
                 known = _has_truth(table, benchmark, source.joint_set)
@@ -122,7 +127,11 @@ def check_people(benchmark: Benchmark) -> list[str]:
         found = truth_lookup(benchmark.truth).find(np.concatenate(keys))
         unknown = [name for name, row in zip(ids, found, strict=True) if row < 0]
     doubled = [name for name, count in Counter(ids).items() if count > 1]
-    faults = [(doubled, "are there twice"), (unknown, f"have no truth of this protocol ({benchmark.kind})")]
+    faults = [
+        (doubled, "are there twice"),
+        (strange, "are of other sequences or frames than the protocol's"),
+        (unknown, f"have no truth of this protocol ({benchmark.kind})"),
+    ]
     told = [f"{len(who)} people {what} ({', '.join(who[:LISTED])}{' …' * (len(who) > LISTED)})"
             for who, what in faults if who]  # fmt: skip
     if told:
@@ -132,6 +141,34 @@ def check_people(benchmark: Benchmark) -> list[str]:
             "  fix: ingest it as docs/evaluation.md says for its protocol, and score every person once"
         )
     return ids
+
+
+def _not_of_it(table: pa.Table, rules: Scored) -> list[str]:
+    """Sample ids of whom the protocol is not defined on."""
+    if not isinstance(rules, BodyProtocol) or not rules.sequence_like:
+        return []
+    rows = zip(*(table.column(name).to_pylist() for name in ("sample_id", "sequence", "frame")), strict=True)
+    return [
+        name
+        for name, sequence, frame in rows
+        if not re.search(rules.sequence_like, sequence or "") or frame is None or frame % rules.every
+    ]
+
+
+def check_body(benchmark: Benchmark, body: str) -> None:
+    """Raises ValueError where the truth's parameters are of another body than this file, which would pose them."""
+    if benchmark.kind != "mesh" or benchmark.rules.gender == "gendered":
+        return
+    ours = hashlib.sha256(storage.read_bytes(body)).hexdigest()
+    if benchmark.truth is not None:
+        theirs = {found} if (found := body_of(benchmark.truth)) else set()
+    else:
+        theirs = set().union(*(source.bodies for source in benchmark.sources))
+    if theirs - {ours}:
+        raise ValueError(
+            f"the truth is of another body than the predictions: SHA-256 {', '.join(sorted(theirs))}, not {ours}\n"
+            "  fix: train or import with --body of the file that the benchmark's parameters belong to"
+        )
 
 
 def _check_joints(source: Source, rules: Scored) -> None:

@@ -89,6 +89,27 @@ def _start_local() -> None:
         ) from error
 
 
+def require_resources(cpus: dict[str, float], *, gpus: float) -> None:
+    """Raise ValueError where the cluster is too small for a plan, which would wait for ever instead of failing.
+
+    `cpus` are those of each part of the plan, by its name.
+    """
+    have = ray.cluster_resources()
+    wanted = {"CPU": sum(cpus.values()), "GPU": gpus}
+    short = [
+        f"{need:g} {kind}s, it has {have.get(kind, 0):g}" for kind, need in wanted.items() if have.get(kind, 0) < need
+    ]
+    if short:
+        parts = ", ".join(f"{what} {need:g}" for what, need in cpus.items())
+        raise ValueError(
+            f"the cluster is too small for this plan, which would wait for ever: it needs {'; '.join(short)}\n"
+            f"  CPUs: {parts}\n"
+            "  fix: use fewer --stage.actors; without GPUs --stage.gpus 0; start Ray with more CPUs (logical ones\n"
+            "  will do: ray start --num-cpus); or, with annotate, pass --stage.autoscales where nodes are added on\n"
+            "  demand"
+        )
+
+
 def is_own_cluster() -> bool:
     """Whether this process starts a cluster for itself alone, rather than join one."""
     return not os.environ.get("RAY_ADDRESS")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -25,9 +24,12 @@ from mesh_lib.metrics.scorers import People, scorer_of
 from mesh_lib.metrics.summary import RESAMPLES, Estimate, Mean, Scores, compare
 from mesh_lib.nets.lixel import LixelConfig
 from pipelines import annotators, commits, estimators, runs, storage
-from pipelines.benchmark import Benchmark, Scored, check_people, check_protocol
+from pipelines.benchmark import Benchmark, Scored, check_body, check_people, check_protocol
+from pipelines.bodies import BODY
+from pipelines.cluster import require_resources
 from pipelines.evaluator import Ask, Crops, Evaluate, RootDepth, needed_columns
-from pipelines.labelled import with_labels
+from pipelines.labelled import Unlabelled, with_labels
+from pipelines.score_pages import plain_numbers, table
 from pipelines.sources import Source, open_source
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ ROWS = "people"
 SCORES, TABLE = "scores.json", "scores.md"
 ACTOR_CPUS, READ_CPUS, CROP_CPUS, WRITE_CPUS = 0.5, 0.25, 0.75, 0.25
 LISTED = 3
-UNITS = ("mm", "percent", "px", "deg")
+SAME_TRUTH_MM = 1.0
 LABELLERS = ("annotate", "import_labels")
 
 
@@ -87,6 +89,10 @@ def open_benchmark(
         raise ValueError("no samples were given\n  fix: pass the folder of the benchmark as --samples")
     if len(sets := {source.joint_set.name for source in sources}) > 1:
         raise ValueError(f"the benchmark's folders have different joint sets: {', '.join(sorted(sets))}")
+    stores = {source.path.partition("://")[0] if "://" in source.path else "disk" for source in sources}
+    if len(stores) > 1:
+        raise ValueError(f"the benchmark's folders lie in different stores ({', '.join(sorted(stores))}): copy one")
+    truth, regressors, bodies = (path and storage.absolute(path) for path in (truth, regressors, bodies))
     return Benchmark(sources=sources, protocol=protocol, truth=truth, regressors=regressors, bodies=bodies)
 
 
@@ -99,14 +105,16 @@ def evaluate(
     there, and for people without a prediction where these are refused.
     """
     ids = check_people(benchmark)
+    check_body(benchmark, storage.join(storage.absolute(folder), BODY))
     gpus = stage.gpus if stage.gpus is not None else float(bool(ray.cluster_resources().get("GPU")))
     ask = Ask(
         folder=storage.absolute(folder), what=what, root_depth=stage.root_depth, batch_size=stage.batch_size,
         threads=stage.threads, gpus=gpus if what == "network" else 0.0, plausibility=stage.plausibility,
     )  # fmt: skip
-    if what == "labels" and stage.missing == "refuse":
+    _check_fit(ask, stage)
+    if what == "labels":
         for source in benchmark.sources:
-            _check_labels(source, ask.folder)
+            _check_labels(source, ask.folder, unlabelled="error" if stage.missing == "refuse" else "drop")
     Evaluate(
         dataclasses.replace(ask, gpus=0.0), benchmark, benchmark.sources[0].joint_set
     )  # what lacks is told at once
@@ -131,8 +139,9 @@ def evaluate(
         "statement": statement,
         "people": len(people), "without_prediction": lost,
         "means_over": stage.mean,
-        "columns": {name: asdict(value) for name, value in _summary(scores, stage).items()},
+        "columns": {name: plain_numbers(asdict(value)) for name, value in _summary(scores, stage).items()},
         "sequences": _acceleration(people) if isinstance(rules, BodyProtocol) and rules.sequences else {},
+        "body": {"name": ask.body().name, "sha256": ask.body().sha256},
         "predicted_by": _origin(ask), "samples": [source.path for source in benchmark.sources],
     }  # fmt: skip
     storage.write_json(run.path(SCORES), found)
@@ -140,11 +149,24 @@ def evaluate(
     return found
 
 
-def _check_labels(source: Source, labels: str) -> None:
+def _check_fit(ask: Ask, stage: EvaluateStage) -> None:
+    cpus = {
+        "listing and reading": 2 * READ_CPUS,
+        "one decoder": CROP_CPUS,
+        f"{stage.actors} scorers": ACTOR_CPUS * stage.actors,
+        "the filter of what is done": commits.FILTER_CPUS,
+        "one writer": WRITE_CPUS,
+    }
+    require_resources(cpus, gpus=ask.gpus * stage.actors)
+
+
+def _check_labels(source: Source, labels: str, *, unlabelled: Unlabelled) -> None:
     try:
-        with_labels(source, labels, unlabelled="error")
+        with_labels(source, labels, unlabelled=unlabelled)
     except ValueError as error:
         message = str(error).partition("\n")[0]
+        if "no label" not in message:
+            raise
         raise ValueError(
             f"{message}\n  fix: label them; or --stage.missing count, for means over the labelled"
         ) from None
@@ -155,7 +177,9 @@ def _score(run: runs.Run, *, benchmark: Benchmark, ask: Ask, stage: EvaluateStag
     files = sorted({file for source in benchmark.sources for file, _, _ in source.groups})
     joint_set = benchmark.sources[0].joint_set
     rows = ray.data.read_parquet(files, filesystem=system, shuffle=None, num_cpus=READ_CPUS)
-    rows = rows.select_columns(needed_columns(ask, benchmark, storage.parquet_schema(benchmark.sources[0].path).names))
+    named = [storage.parquet_schema(source.path).names for source in benchmark.sources]
+    shared = [name for name in named[0] if all(name in names for names in named)]
+    rows = rows.select_columns(needed_columns(ask, benchmark, shared))
     if ask.what == "network":
         size = estimators.input_size(ask.folder)
         rows = rows.map_batches(
@@ -263,34 +287,6 @@ def _origin(ask: Ask) -> dict[str, Any]:
     return found | {"sha256": estimators.weights_sha256(ask.folder), "root_depth": depth}
 
 
-def table(found: dict[str, Any]) -> list[str]:
-    """Scores as lines of Markdown: the headline first."""
-    statement, columns = found["statement"], found["columns"]
-    order = [name for name in statement["headline"] if name in columns]
-    order += [name for name in columns if name not in order]
-    regressors, root = ", ".join(statement["regressor"]) or "none", statement["root"] or "none"
-    lines = [
-        f"{found['people']} people, protocol {statement['protocol']}: gender {statement['gender']}, "
-        f"regressor {regressors}, root {root}, {_joints(statement)}",
-        "",
-        "| | mean | 95% interval | people | without |",
-        "|---|---|---|---|---|",
-    ]
-    for name in order:
-        one = columns[name]
-        digits = 2 if name.rpartition("_")[2] in UNITS else 4  # shares are from 0 to 1
-        interval = f"{one['low']:.{digits}f} – {one['high']:.{digits}f}" if math.isfinite(one["low"]) else "–"
-        lines.append(f"| {name} | {one['mean']:.{digits}f} | {interval} | {one['people']} | {one['missing']} |")
-    if sequences := found["sequences"]:
-        told = f"{sequences['acceleration_error_mm']:.2f} mm per squared frame"
-        lines += ["", f"acceleration error {told}, {sequences['frames']} frames of {sequences['tracks']} tracks"]
-    return lines
-
-
-def _joints(statement: dict[str, Any]) -> str:
-    return f"{len(statement['joints'])} joints"
-
-
 def load_scores(folder: str) -> tuple[dict[str, Any], Scores]:
     """What a finished evaluation holds. Raises ValueError for a folder of something else."""
     runs.load_run(folder, job="evaluate")
@@ -313,24 +309,25 @@ def compare_runs(new: str, old: str, *, stage: EvaluateStage) -> dict[str, Any]:
                 f"the two were scored by other rules: {name} is {mine['statement'][name]} in {new}, "
                 f"{theirs['statement'][name]} in {old}"
             )
+    depths = [one["predicted_by"].get("root_depth") for one in (mine, theirs)]
+    if None not in depths and depths[0] != depths[1]:
+        raise ValueError(f"the root's depth was that of the {depths[0]} in {new}, of the {depths[1]} in {old}")
+    if (moved_mm := _truths_apart_mm(new, old)) > SAME_TRUTH_MM:
+        raise ValueError(f"the two were scored against other truths: joints are up to {moved_mm:.1f} mm apart")
     found = compare(ours, others, of=stage.mean, seed=stage.seed, resamples=stage.resamples)
     return {
         "new": new, "old": old, "statement": mine["statement"], "means_over": stage.mean,
-        "columns": {name: asdict(value) | {"sure": value.sure} for name, value in found.items()},
+        "columns": {name: plain_numbers(asdict(value)) | {"sure": value.sure} for name, value in found.items()},
     }  # fmt: skip
 
 
-def comparison_table(found: dict[str, Any]) -> list[str]:
-    lines = [
-        f"{found['new']} less {found['old']}, protocol {found['statement']['protocol']}, the same people",
-        "",
-        "| | new | old | difference | 95% interval | people |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, one in found["columns"].items():
-        sure = "" if one["sure"] else " (may be 0)"
-        lines.append(
-            f"| {name} | {one['new']:.2f} | {one['old']:.2f} | {one['mean']:+.2f} | {one['low']:+.2f} to "
-            f"{one['high']:+.2f}{sure} | {one['people']} |"
-        )
-    return lines
+def _truths_apart_mm(new: str, old: str) -> float:
+    """How far the true joints of a person are apart at most, of those who are in both."""
+    columns = ["sample_key", "truth_joints_m"]
+    one, other = (
+        storage.read_parquet(storage.join(folder, ROWS), columns=columns).sort_by("sample_key") for folder in (new, old)
+    )
+    if not one.column("sample_key").equals(other.column("sample_key")):
+        return 0.0  # which `compare` names
+    apart = tables.numpy_column(one, "truth_joints_m") - tables.numpy_column(other, "truth_joints_m")
+    return float(np.nanmax(np.abs(apart), initial=0.0)) * 1000

@@ -82,6 +82,8 @@ def labelled_rows(table: pa.Table, labels: Labels, group: int) -> pa.Table:
     lookup = Lookup(labels.path, labels.parts[group], COLUMNS)
     rows = lookup.find(table.column("sample_key").to_numpy())
     table, found = table.filter(pa.array(rows >= 0)), lookup.take(rows[rows >= 0])
+    if empty := [name for name in COLUMNS if found.column(name).null_count]:
+        raise ValueError(f"labels in {labels.path} have no {', '.join(empty)}\n  fix: leave such rows out of them")
     for name, source in SMPL.items():
         table = _set(table, name, found.column(source))
     table = _set(table, "smpl_valid", pa.array(np.ones(len(table), bool)))
@@ -113,14 +115,24 @@ def label_files(labels: str) -> tuple[str, list[str]]:
     made = storage.join(labels, LABELS)
     folder = made if storage.exists(made) else labels
     good = [path for path in storage.parquet_files(folder, what="labels") if status_of(path) in ("", tables.OK)]
-    if good and (absent := {"sample_key", *COLUMNS} - {*_names(folder, good[0])}):
-        raise ValueError(f"{folder} does not hold labels: its files lack {', '.join(sorted(absent))}")
+    if good:
+        _check_columns(folder, good[0])
     return folder, good
 
 
-def _names(folder: str, file: str) -> list[str]:
+def _check_columns(folder: str, file: str) -> None:
+    """Raises ValueError for a file whose columns are not those of labels."""
     system, _ = storage.resolve(folder)
-    return pq.read_schema(file, filesystem=system).names
+    schema = pq.read_schema(file, filesystem=system)
+    if absent := {"sample_key", *COLUMNS} - {*schema.names}:
+        raise ValueError(f"{folder} does not hold labels: its files lack {', '.join(sorted(absent))}")
+    wrong = [name for name in COLUMNS if schema.field(name).type != tables.PSEUDO_GT.field(name).type]
+    if wrong or schema.field("sample_key").type != pa.int64():
+        told = ", ".join(f"{name} is {schema.field(name).type}" for name in wrong) or "sample_key is not int64"
+        raise ValueError(
+            f"the labels in {folder} are of other types than ours: {told}\n"
+            f"  fix: write them as {tables.PSEUDO_GT.field(COLUMNS[0]).type} and so on (docs/data.md), with pyarrow"
+        )
 
 
 def _keys(path: str, file: str, group: int) -> np.ndarray:

@@ -189,7 +189,6 @@ def sample_row(sample: Sample, *, domain: str, index: int, sample_id: str) -> di
         "split": domain,
         "image_id": sample_id.split("/")[2],
         "person_id": "0",
-        "sequence": sample.activity,
         "frame": index,
         "image": sample.jpeg(),
         "image_size": np.array(sample.image.shape[1::-1], np.int32),

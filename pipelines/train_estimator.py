@@ -28,7 +28,7 @@ from mesh_lib.losses.pose2pose import Pose2PoseLossConfig
 from mesh_lib.nets.annotator import Annotation, Annotator
 from mesh_lib.nets.checkpoints import Fit, fit_state, rename_backbone, rename_pose2pose
 from mesh_lib.nets.estimators import Estimator, build_estimator
-from mesh_lib.nets.hmr import HmrAnswer, HmrConfig, HmrEstimator, rename_spin
+from mesh_lib.nets.hmr import HmrAnswer, HmrConfig, HmrEstimator, MeanParameters, rename_spin
 from mesh_lib.nets.lixel import LIXEL29, I2LMeshNet, LixelConfig, LixelOutput, rename_lixel
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from mesh_lib.nets.vposer import VPoser
@@ -46,6 +46,7 @@ from pipelines.train_loop import Learner
 log = logging.getLogger(__name__)
 
 START = "_start.safetensors"
+SMALLEST_BODY_BOX_M = 1.0
 NO_LABELS = "none"
 """In place of labels, for samples in the wild that teach by their 2D."""
 
@@ -76,6 +77,8 @@ class HmrTraining(EstimatorTraining):
 
     model: HmrConfig = field(default_factory=HmrConfig)
     loss: HmrLossConfig = field(default_factory=HmrLossConfig)
+    mean: str | None = None
+    """SPIN's smpl_mean_params.npz (licensed), from which the iterations start; by default upright, in T-pose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +104,10 @@ PRESETS: dict[str, dict[str, AnyTraining]] = {
         ),
     },
     "hmr": {
-        # SPIN: batch 64, Adam 5e-5, no schedule; its 64 epochs are of its own mix of datasets.
-        "paper": HmrTraining(init="imagenet", batch_size=64, learning_rate=5e-5, lr_drops=(), epochs=64),
+        # SPIN: batch 64, Adam 5e-5, no schedule, 60% in the wild, 64 epochs. Augmentation is Pose2Pose's.
+        "paper": HmrTraining(
+            init="imagenet", batch_size=64, learning_rate=5e-5, lr_drops=(), epochs=64, weak_share=0.6
+        ),
         "demo": HmrTraining(
             model=HmrConfig(backbone=18, input_width=128, input_height=128, dropout=0.0),
             **{**_SMALL, "learning_rate": 3e-4},
@@ -114,6 +119,10 @@ PRESETS: dict[str, dict[str, AnyTraining]] = {
         "demo": LixelTraining(
             model=LixelConfig(backbone=18, input_width=128, input_height=128, depth_bins=32),
             loss=LixelLossConfig(normalise_by="valid"), **_SMALL,
+        ),
+        # The release goes on for five epochs, cut to a tenth before the third and the fifth.
+        "param": LixelTraining(
+            model=LixelConfig(stage="param"), init="network", batch_size=48, epochs=5, lr_drops=(3, 5)
         ),
         # The release's config for FreiHAND: 25 epochs, a tenth after the 17th and the 21st; MANO's joints alone teach.
         "hands": LixelTraining(
@@ -165,7 +174,17 @@ def train_estimator(
 
 def trained_part(training: AnyTraining, body: Body) -> Part:
     """Whose truth g learns by, which its body says. Raises ValueError for settings that are not for that body."""
+    if isinstance(training, LixelTraining) and training.model.stage == "param" and training.init != "network":
+        raise ValueError(
+            "stage two learns from the first stage's network, which has to be there\n"
+            "  fix: --training.init network --weights RUN, of the first stage"
+        )
     if not is_hand(body):
+        if isinstance(training, LixelTraining) and training.model.box_m < SMALLEST_BODY_BOX_M:
+            raise ValueError(
+                f"heatmaps {training.model.box_m:g} m deep are for hands: most of {body.name} lies outside of them\n"
+                f"  fix: pass a hand as --body, or --training.model.box-m {BODY_BOX_M:g}"
+            )
         return "body"
     check_right_hand(body)
     if not isinstance(training, LixelTraining):
@@ -228,6 +247,8 @@ def starting_network(training: AnyTraining, weights: str | None, *, body: Body, 
             raise ValueError(f"{weights} holds no whole network of this kind: {found}")
         log.info("starting from %s: %s", weights, found)
         return network
+    if isinstance(training, HmrTraining) and isinstance(network, HmrEstimator) and training.mean:
+        network.regressor.start_from(MeanParameters.load(training.mean))
     state = initial_state(training.init, weights, run_weights=RUN_WEIGHTS)
     for name, backbone in _backbones(network).items() if state else ():
         found = fit_state(backbone, state, rename=rename_backbone)
@@ -242,7 +263,7 @@ def fit_network(network: Estimator, state: dict[str, Tensor]) -> Fit:
 
     Raises ValueError for those of another architecture.
     """
-    if set(state) & set(network.state_dict()):
+    if not isinstance(network, I2LMeshNet) and set(state) & set(network.state_dict()):  # a run of ours
         return fit_state(network, state, rename=lambda name: name)
     match network:
         case Annotator():

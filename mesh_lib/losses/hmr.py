@@ -1,8 +1,9 @@
 """Losses of SPIN (Kolotouros et al., 2019, §3.2) with the weights of its release; each is a mean of squares.
 
 2D in the crop's [-1, 1] and 3D in metres weigh 5, rotation matrices 1, shape 0.001, and exp(-10 s)² keeps bodies before
-the camera; the sum times 60. Keypoints weigh by their confidence, whole samples are left out where their 3D joints or
-parameters are not known. (Its loss on vertices has weight 0 there, and is not here.)
+the camera; the sum times 60. SPIN weighs 2D keypoints by their confidence; here one counts or does not, as everywhere
+in this project. Whole samples are left out where their 3D joints or parameters are not known. (Its loss on vertices has
+weight 0 there, and is not here.)
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ class LixelLossConfig:
     normalise_by: Literal["all", "valid"] = "all"
     """One mean over the whole batch, masked zeros included (released), or over the valid entries."""
     check_fits: bool = True
-    """Leave out fits (and labels) that are far from the dataset's own joints: 3 lixels, or 25 mm where those are 3D
-    (released)."""
+    """Leave out fits (and labels) that are far from the dataset's own joints: 3 lixels, or 25 mm where those are 3D, as
+    released, but over the limbs' joints alone (lixel_supervision.CHECKED)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,6 +46,10 @@ class BodyProtocol:
     alignments: tuple[Alignment, ...] = ("root", "procrustes")
     sequences: bool = False
     """Whether it has every frame, so that accelerations mean something."""
+    sequence_like: str = ""
+    """Regular expression of the sequences that it is defined on; others are refused."""
+    every: int = 1
+    """The frames that it is defined on: multiples of this."""
     headline: tuple[str, ...]
     """The columns that papers print."""
     source: str
@@ -167,6 +171,8 @@ PW3D_NEUTRAL = BodyProtocol(
 )
 HUMAN36M_P1 = BodyProtocol(
     name="human36m_p1",
+    sequence_like=r"s_(09|11)_",
+    every=64,
     people="Human3.6M, S9 and S11, all four cameras, every 64th frame",
     truth="the 17 joints of motion capture; no body model, no gender",
     gender="none",
@@ -178,6 +184,8 @@ HUMAN36M_P1 = BodyProtocol(
 )
 HUMAN36M_P2 = BodyProtocol(
     name="human36m_p2",
+    sequence_like=r"s_(09|11)_.*ca_04",
+    every=64,
     people="Human3.6M, S9 and S11, the frontal camera (4) alone, every 64th frame",
     truth=HUMAN36M_P1.truth,
     gender="none",

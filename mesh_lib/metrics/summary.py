@@ -55,7 +55,7 @@ class Difference:
 
     @property
     def sure(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval leaves out 0; never where there is none."""
         return self.low > 0 or self.high < 0
 
 
@@ -187,6 +187,8 @@ class _Bootstrap:
         drawn = np.concatenate(
             [_mean(weights @ total, weights @ count) for weights in _weights(self.groups, resamples, seed)]
         )
+        if self.groups < 2:  # one witness says nothing of what others would
+            drawn = np.full_like(drawn, np.nan)
         tail = (1 - level) / 2
         self.low, self.high = (_percentiles(drawn, q) for q in (tail, 1 - tail))
 

@@ -124,11 +124,9 @@ class Hmr(nn.Module):
         """`start` may be None: MeanParameters.upright()."""
         super().__init__()
         self.config = config
-        start = start or MeanParameters.upright()
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(IMAGENET_DEVIATION)[:, None, None], persistent=False)
-        for name, value in (("pose", start.pose_6d), ("shape", start.betas), ("cam", start.camera)):
-            self.register_buffer(f"init_{name}", value[None].clone())
+        self.start_from(start or MeanParameters.upright())
         self.backbone = ResNet(config.backbone)
         self.fc1 = nn.Linear(self.backbone.channels + POSE + BETAS + CAMERA, config.width)
         self.fc2 = nn.Linear(config.width, config.width)
@@ -139,6 +137,11 @@ class Hmr(nn.Module):
         for layer in (self.decpose, self.decshape, self.deccam):
             nn.init.xavier_uniform_(layer.weight, gain=0.01)  # first corrections are small
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def start_from(self, start: MeanParameters) -> None:
+        """Where the iterations begin."""
+        for name, value in (("pose", start.pose_6d), ("shape", start.betas), ("cam", start.camera)):
+            self.register_buffer(f"init_{name}", value[None].clone())
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> HmrOutput:
         """RGB in [0, 1]; ImageNet's mean and deviation are taken off here."""

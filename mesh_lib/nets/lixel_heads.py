@@ -253,6 +253,6 @@ class ConnectedHead(_Head):
 
 
 def _expectation(marginal: Tensor) -> Tensor:
-    """Expected bin of probabilities over the last axis, in full precision: half of it knows a bin of 64 to a quarter."""
+    """Expected bin of probabilities over the last axis, in full precision: half of it tells bins to a quarter."""
     with torch.autocast(marginal.device.type, enabled=False):
         return marginal @ torch.arange(marginal.shape[-1], dtype=marginal.dtype, device=marginal.device)

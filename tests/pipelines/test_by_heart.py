@@ -36,7 +36,7 @@ NETWORKS: dict[str, Any] = {
     )),
     "hmr": (Hmr, HmrTraining(
         model=HmrConfig(backbone=18, input_width=96, input_height=96, dropout=0.0),
-        **ROUNDS | {"learning_rate": 5e-4},
+        **{**ROUNDS, "learning_rate": 5e-4},
     )),
     "lixel": (Lixel, LixelTraining(
         model=LixelConfig(

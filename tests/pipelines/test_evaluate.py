@@ -16,7 +16,7 @@ import torch
 from jobs.evaluate import Compare, Labels, Network, identity, main
 from mesh_lib import tables
 from mesh_lib.body.files import SMPL_VERTICES
-from mesh_lib.body.joints import JointSet
+from mesh_lib.body.joints import SMPL24, JointSet
 from mesh_lib.body.layer import BodyLayer
 from mesh_lib.datasets.human36m import HUMAN36M17
 from mesh_lib.datasets.mupots import MUPOTS17
@@ -83,7 +83,7 @@ def test_a_score_file_says_by_which_rules_and_of_whom(tiny_annotator: Path, scor
     record = runs.load_run(tiny_annotator, job="train_annotator")
     assert found["predicted_by"]["run_id"] == record["run_id"] and len(found["predicted_by"]["sha256"]) == 64
     for one in found["columns"].values():
-        assert one["low"] <= one["mean"] <= one["high"] and one["people"] == 24
+        assert one["low"] < one["mean"] < one["high"] and one["people"] == one["groups"] == 24
     page = (scored / "scores.md").read_text()
     assert f"| pa_mpjpe_mm | {found['columns']['pa_mpjpe_mm']['mean']:.2f} |" in page
     people = storage.read_parquet(str(scored / "people"))
@@ -126,6 +126,15 @@ def test_two_scores_are_compared_person_by_person(scored: Path, scored_labels: P
     storage.write_json(str(other / "scores.json"), page)
     with pytest.raises(ValueError, match="scored by other rules: protocol is open_world"):
         compare_runs(str(scored), str(other), stage=STAGE)
+    moved = shutil.copytree(scored, tmp_path / "moved")
+    for path in (moved / "people").glob("*.parquet"):
+        table = pq.read_table(path)
+        joints = tables.numpy_column(table, "truth_joints_m") + np.float32(0.005)
+        at, column = table.schema.get_field_index("truth_joints_m"), table.column("truth_joints_m")
+        flat = pa.FixedSizeListArray.from_arrays(pa.array(joints.ravel()), type=column.type)
+        pq.write_table(table.set_column(at, "truth_joints_m", flat), path)
+    with pytest.raises(ValueError, match=r"against other truths: joints are up to 5\.0 mm apart"):
+        compare_runs(str(scored), str(moved), stage=STAGE)
 
 
 def test_a_benchmark_that_cannot_be_scored_is_refused_in_one_message(
@@ -153,6 +162,11 @@ def test_a_benchmark_that_cannot_be_scored_is_refused_in_one_message(
         job = Labels(labels=str(tiny_labels), **street(tiny_world, tmp_path / str(number), **changed))
         with pytest.raises(ValueError, match=message):
             main(job)
+    other = shutil.copytree(tiny_labels, tmp_path / "labels")
+    with np.load(other / "body.npz") as arrays:
+        np.savez(other / "body.npz", **{**arrays, "v_template": arrays["v_template"] * 1.01})
+    with pytest.raises(ValueError, match="the truth is of another body than the predictions"):
+        main(Labels(labels=str(other), **street(tiny_world, tmp_path / "b")))
     job = Network(network=str(tiny_annotator), **street(tiny_world, tmp_path / "x", samples=(str(fewer), str(fewer))))
     with pytest.raises(ValueError, match="24 people are there twice"):
         main(job)
@@ -218,6 +232,8 @@ def measured(world: Path, labels: Path, joint_set: JointSet, folder: Path) -> No
             "keypoints_2d_px": np.concatenate([seen[i], ones[i]], axis=1),
             "keypoints_3d_m": np.concatenate([moved[i], ones[i]], axis=1),
             "smpl_valid": False,
+            "sequence": "s_09_act_02_subact_01_ca_04",
+            "frame": 64 * i,
         }
         for i, row in enumerate(rows.to_pylist())
     ]
@@ -247,3 +263,47 @@ def test_measured_joints_are_what_the_protocols_regressor_makes_of_meshes(
         assert (found["matched"], found["pck_all_percent"]) == (1.0, 100.0)
     assert load_scores(str(tmp_path / "e"))[1].summary()["mpjpe_mm"].people == 24
     assert list(storage.read_json(str(tmp_path / "e" / "scores.json"))["statement"]["regressor"]) == [name]
+
+
+def test_gendered_truth_is_posed_by_the_body_of_each_gender(
+    tiny_world: Path, tiny_labels: Path, tmp_path: Path
+) -> None:
+    """Labels whose parameters are the truth's own: no error where the bodies agree, a tenth where they do not; and the
+    frames of each person, in their order, have accelerations."""
+    labels = with_smpls_vertices(tiny_labels, tmp_path / "labels")
+    folder = tmp_path / "files"
+    folder.mkdir()
+    shutil.copy(labels / "body.npz", folder / "SMPL_MALE.npz")
+    with np.load(labels / "body.npz") as arrays:
+        np.savez(folder / "SMPL_FEMALE.npz", **{**arrays, "v_template": arrays["v_template"] * 1.1})
+    np.save(folder / "J_regressor_h36m_smpl.npy", regressor(HUMAN36M17))
+    found = storage.read_parquet(str(labels / "pseudo_gt" / "status=ok")).to_pylist()
+    rows = {row["sample_id"]: row for row in storage.read_parquet(f"{tiny_world}/street").to_pylist()}
+    people = [
+        {
+            name: rows[label["sample_id"]][name]
+            for name in ("sample_id", "image", "image_size", "bbox_xywh_px", "camera")
+        }
+        | {f"smpl_{name}": label[name] for name in ("global_orient", "body_pose", "betas", "transl_m")}
+        | {
+            "smpl_valid": True,
+            "smpl_gender": "mf"[i % 2],
+            "sequence": "downtown",
+            "person_id": str(i % 2),
+            "frame": i // 2,
+        }
+        for i, label in enumerate(found)
+    ]
+    storage.write_parquet(tables.samples_table(people, SMPL24), str(tmp_path / "samples" / "a.parquet"))
+    more = {"samples": (str(tmp_path / "samples"),), "truth": None, "regressors": str(folder), "protocol": "3dpw"}
+    with pytest.raises(ValueError, match=r"SMPL_MALE.npz or SMPL_MALE.pkl not found: no folder of bodies"):
+        main(Labels(labels=str(labels), **street(tiny_world, tmp_path / "no", **more)))
+    main(Labels(labels=str(labels), **street(tiny_world, tmp_path / "e", bodies=str(folder), **more)))
+    scores = storage.read_parquet(str(tmp_path / "e" / "people"))
+    errors = dict(zip(scores.column("sample_id").to_pylist(), scores.column("mpjpe_mm").to_pylist(), strict=True))
+    for i, label in enumerate(found):
+        assert (errors[label["sample_id"]] < 0.1) == (i % 2 == 0)
+    page = storage.read_json(str(tmp_path / "e" / "scores.json"))
+    assert page["sequences"]["tracks"] == 2 and page["sequences"]["frames"] == 20
+    assert page["sequences"]["acceleration_error_mm"] > 1
+    assert page["columns"]["mpjpe_mm"]["low"] is None, "one sequence is one witness: nobody knows what others would say"

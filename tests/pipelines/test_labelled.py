@@ -45,7 +45,7 @@ def test_every_sample_comes_with_its_own_label(tiny_world: Path, tiny_labels: Pa
             seen.add(key)
             for ours, theirs in PAIRS.items():
                 np.testing.assert_array_equal(batch[ours][i].numpy(), np.float32(label[theirs]))
-            pose = np.float32([*label["global_orient"], *label["body_pose"]]).reshape(24, 3)
+            pose = np.array([*label["global_orient"], *label["body_pose"]], np.float32).reshape(24, 3)
             np.testing.assert_array_equal(batch["smpl_rotvec"][i].numpy(), pose)
     assert seen == set(wanted) and len(seen) == 24
 
