@@ -90,7 +90,7 @@ def check_predictor(benchmark: Benchmark, body: Body, *, where: str, plausibilit
         fits = [name for name, rules in PROTOCOLS.items() if isinstance(rules, HandProtocol) == hands]
         raise ValueError(
             f"protocol {benchmark.protocol} scores {kinds[scored]}, and what is in {where} predicts {kinds[hands]} "
-            f"(its body is {len(body.parents)} joints)\n  fix: a protocol of {kinds[hands]}: {', '.join(fits)}"
+            f"(its body has {len(body.parents)} joints)\n  fix: a protocol of {kinds[hands]}: {', '.join(fits)}"
         )
     if scored and (benchmark.truth or benchmark.bodies):
         raise ValueError(
