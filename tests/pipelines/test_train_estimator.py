@@ -26,6 +26,7 @@ from pipelines.train_estimator import (
     Pose2PoseTraining,
     open_wild,
     starting_network,
+    trained_part,
 )
 
 pytestmark = pytest.mark.ray
@@ -98,7 +99,12 @@ def test_i2l_meshnet_learns_from_labels_then_its_parameters_alone(
     check(first_stage, I2LMeshNet, job)
     history = storage.read_json(str(first_stage / "metrics.json"))
     assert history[-1]["val_pa_mpjpe_mm"] > 0 and {"loss_mesh_fit", "loss_joint_orig"} <= set(history[-1])
-    second = dataclasses.replace(LIXEL, init="network", model=dataclasses.replace(LIXEL.model, stage="param"))
+    param = dataclasses.replace(LIXEL.model, stage="param")
+    with pytest.raises(ValueError, match="stage two learns from the first stage's network"):
+        trained_part(dataclasses.replace(LIXEL, model=param), load_body_of(str(first_stage)))
+    second = dataclasses.replace(
+        LIXEL, init="network", model=param, workers=2
+    )  # what learns is run outside of DDP's call
     main(dataclasses.replace(job, out=str(tmp_path / "param"), weights=str(first_stage), training=second))
     before, after = (estimators.load_estimator(str(f)).state_dict() for f in (first_stage, tmp_path / "param"))
     moved = {name.partition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
