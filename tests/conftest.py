@@ -96,7 +96,7 @@ def annotator_job(world: Path | str, prior: Path, backbone: Path, out: Path | st
 
     tiny = {
         "model": Pose2PoseConfig(backbone=18, input_width=64, input_height=64), "batch_size": 8, "epochs": 2,
-        "samples_per_epoch": 160, "lr_drops": (2,), "init": "imagenet", "checkpoint_steps": 4,
+        "samples_per_epoch": 160, "lr_drops": (2,), "init": "imagenet", "checkpoint_steps": 4, "threads": 1,
     }  # fmt: skip
     return Job(
         strong=(f"{world}/studio", f"{world}/street3d"), weak=(f"{world}/street",), prior=str(prior),
