@@ -31,7 +31,8 @@ from pipelines.train_estimator import (
 
 pytestmark = pytest.mark.ray
 SHORT: dict[str, Any] = {
-    "batch_size": 8, "epochs": 1, "samples_per_epoch": 16, "stream": StreamConfig(readers=1), "retries": 0, "threads": 1,
+    "batch_size": 8, "epochs": 1, "samples_per_epoch": 16, "stream": StreamConfig(readers=1), "retries": 0,
+    "threads": 1,
 }  # fmt: skip
 CROP: dict[str, Any] = {"backbone": 18, "input_width": 64, "input_height": 64}
 POSE2POSE = Pose2PoseTraining(model=Pose2PoseConfig(**CROP, pose_head="rot6d"), **SHORT)
