@@ -73,7 +73,7 @@ class BodyLayer(nn.Module):
         # One matrix product blends rotation and offset together: (V, J) @ (J, 12).
         blended = torch.matmul(self.weights, torch.cat([turns.flatten(2), offsets], dim=2))
         turned = (blended[..., :9].unflatten(2, (3, 3)) @ shaped[..., None])[..., 0] + blended[..., 9:]
-        return PosedBody(turned.reshape(*batch, -1, 3), joints_m.reshape(*batch, -1, 3))
+        return PosedBody(turned.reshape(*batch, *turned.shape[1:]), joints_m.reshape(*batch, *joints_m.shape[1:]))
 
     def joints_only(
         self, *, rotmats: Float[Tensor, "*batch joints 3 3"], betas: Float[Tensor, "*batch betas"]
@@ -81,7 +81,7 @@ class BodyLayer(nn.Module):
         """The kinematic joints alone."""
         batch = rotmats.shape[:-3]
         _, joints_m, _ = self._chain(rotmats.reshape(-1, *rotmats.shape[-3:]), betas.reshape(-1, betas.shape[-1]))
-        return joints_m.reshape(*batch, -1, 3)
+        return joints_m.reshape(*batch, *joints_m.shape[1:])
 
     def _chain(self, rotmats: Tensor, betas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Forward kinematics, a level of the tree at a time: world rotations, joints, and blend offsets."""

@@ -24,7 +24,7 @@ from mesh_lib.geometry.lixels import BODY_BOX_M, LixelSpace
 from mesh_lib.geometry.rotations import rot6d_to_rotmat
 from mesh_lib.nets.gaussians import Form, Pose2Feat
 from mesh_lib.nets.lean import folded, rerun
-from mesh_lib.nets.lixel_heads import HeadConfig, build_head
+from mesh_lib.nets.lixel_heads import HeadConfig, build_head, full_precision
 from mesh_lib.nets.packed import PackedTrunk, can_pack
 from mesh_lib.nets.resnet import CropNetConfig, Depth, ResNet
 
@@ -231,7 +231,7 @@ class I2LMeshNet(nn.Module):
             assert isinstance(joints, Tensor)
             features = self.mesh_backbone.late(self.pose2feat(early, joints.detach()))
         mesh = self.mesh_net(features)
-        with torch.autocast(image.device.type, enabled=False):
+        with full_precision(mesh):
             return LixelOutput(joints=joints, mesh=mesh, mesh_joints=self.regressor @ mesh)
 
     def parameters_from(self, output: LixelOutput) -> LixelParameters:

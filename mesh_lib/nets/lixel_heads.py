@@ -7,8 +7,9 @@ whatever resolution it works. Layer names of LixelHead are the release's.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 import torch
 from jaxtyping import Float
@@ -252,7 +253,14 @@ class ConnectedHead(_Head):
         return torch.stack(axes, dim=2) * self.scale
 
 
+def full_precision(values: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Autocast off, on a device that has it."""
+    if values.device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(values.device.type, enabled=False)
+
+
 def _expectation(marginal: Tensor) -> Tensor:
     """Expected bin of probabilities over the last axis, in full precision: half of it tells bins to a quarter."""
-    with torch.autocast(marginal.device.type, enabled=False):
+    with full_precision(marginal):
         return marginal @ torch.arange(marginal.shape[-1], dtype=marginal.dtype, device=marginal.device)

@@ -201,7 +201,7 @@ def test_what_would_wait_for_ever_is_refused(
     job = annotator_job(tiny_world, tiny_prior, published_resnet18, tmp_path / "f", **wrong)
     with pytest.raises(ValueError, match=message):
         main(dataclasses.replace(job, validate=None))
-    with pytest.raises(ValueError, match="cannot say how good f is"):
+    with pytest.raises(ValueError, match="cannot say how good the network is"):
         main(dataclasses.replace(job, validate=str(tiny_world / "street"), training=annotator_job(
             tiny_world, tiny_prior, published_resnet18, tmp_path / "f").training))  # fmt: skip
 

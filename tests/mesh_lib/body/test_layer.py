@@ -188,3 +188,8 @@ def test_the_root_turns_the_whole_body_about_the_pelvis(made_up_body: Body) -> N
 def test_a_layer_adds_nothing_to_checkpoints(made_up_body: Body) -> None:
     """A body file is not the user's to hand on inside a checkpoint."""
     assert not BodyLayer(made_up_body).state_dict() and not KeypointLayer(made_up_body, BODY33).state_dict()
+
+
+def test_nobody_has_no_mesh(body: Body) -> None:
+    posed = BodyLayer(body)(rotmats=torch.zeros(0, 24, 3, 3), betas=torch.zeros(0, 10))
+    assert posed.vertices_m.shape == (0, len(body.v_template), 3) and posed.joints_m.shape == (0, 24, 3)
