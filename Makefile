@@ -28,8 +28,8 @@ lint: $(VENV)/installed-test
 	$(VENV)/bin/pyright
 
 bench: $(VENV)/installed-test
-	$(PY) -m pytest -m slow
 	for bench in tests/bench/bench_*.py; do $(PY) -m tests.bench.$$(basename $$bench .py) || exit 1; done
+	$(PY) -m pytest -m slow
 
 install: $(VENV)/installed
 

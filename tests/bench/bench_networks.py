@@ -17,9 +17,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mesh_lib.body.joints import BODY33
 from mesh_lib.nets.estimators import EstimatorConfig, Mesher, View, build_estimator, for_inference
 from mesh_lib.nets.hmr import HmrConfig
-from mesh_lib.nets.lixel import LixelConfig
+from mesh_lib.nets.lixel import LIXEL29, LixelConfig
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from tests.bench.table import machine, markdown
 from tests.mesh_lib.nets.test_lixel import SMPL
@@ -30,9 +31,10 @@ NETWORKS: dict[str, EstimatorConfig] = {
     "I2L-MeshNet": LixelConfig(),
     "I2L-MeshNet, plain Gaussians": LixelConfig(form="plain"),
 }
-BATCHES = {"cpu": (1, 8, 32), "cuda": (1, 32, 128, 256)}
+BATCHES = {"cpu": (1, 8), "cuda": (1, 32, 128, 256)}
 SHORTEST_S = 2.0
-BODY = dataclasses.replace(SMPL, posedirs=None)
+SINGLE = (*BODY33.names, *LIXEL29.names)
+BODY = dataclasses.replace(SMPL, keypoint_vertices={name: 100 + i for i, name in enumerate(SINGLE)})
 
 
 def main(threads: str = "2") -> None:

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PEOPLE = 64
 ROUNDS: dict[str, Any] = {
     "stream": StreamConfig(readers=1, augment=False), "batch_size": 16, "weak_share": 0.0, "schedule": "linear",
-    "learning_rate": 1e-3, "epochs": 4, "samples_per_epoch": PEOPLE * 60, "precision": "float32",
+    "learning_rate": 1e-3, "epochs": 16, "samples_per_epoch": PEOPLE * 60, "precision": "float32",
 }  # fmt: skip
 NETWORKS: dict[str, Any] = {
     "pose2pose": (Pose2Pose, Pose2PoseTraining(
