@@ -28,12 +28,12 @@ from pipelines.benchmark import check_predictor
 from pipelines.bodies import load_body_of
 from pipelines.cluster import connect
 from pipelines.evaluate import (
-    LABELLERS,
     EvaluateStage,
     compare_runs,
     evaluate,
     open_benchmark,
 )
+from pipelines.label_files import LABELLERS
 from pipelines.lease import Lease
 from pipelines.runs import load_run, open_run, plain, roles
 from pipelines.score_pages import comparison_table, table

@@ -21,8 +21,8 @@ from jobs import start
 from pipelines import storage
 from pipelines.cluster import connect
 from pipelines.export import JOINT_MOVED_PX, Format, Key, export
+from pipelines.label_files import LABELLERS
 from pipelines.runs import load_run, open_run
-from pipelines.verify import JOBS
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Job:
 
 
 def main(job: Job) -> None:
-    record = load_run(job.labels, job=JOBS)
+    record = load_run(job.labels, job=LABELLERS)
     samples = job.samples or record["samples"]
     settings = {"to": job.to, "key": job.key, "images_root": job.images_root, "labels": storage.absolute(job.labels)}
     run = open_run(job.out, job="export", settings=settings, inputs=[job.labels, samples])

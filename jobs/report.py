@@ -19,10 +19,10 @@ import numpy as np
 
 from jobs import start
 from pipelines import storage
+from pipelines.label_files import LABELLERS
 from pipelines.report import make_report
 from pipelines.report_samples import report_samples
 from pipelines.runs import load_run
-from pipelines.verify import JOBS
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +64,9 @@ def _samples(job: Job, samples: str) -> None:
 
 
 def _labels(job: Job, labels: str) -> None:
-    record = load_run(labels, job=JOBS)
+    record = load_run(labels, job=LABELLERS)
     if job.against:
-        load_run(job.against, job=JOBS)
+        load_run(job.against, job=LABELLERS)
     samples = job.samples or record["samples"]
     page = make_report(
         labels=labels, samples=samples, title=job.title or "Pseudo-ground-truth report", against=job.against

@@ -28,6 +28,7 @@ from pipelines.benchmark import Benchmark, Scored, check_body, check_people, che
 from pipelines.bodies import BODY
 from pipelines.cluster import require_resources
 from pipelines.evaluator import Ask, Crops, Evaluate, RootDepth, needed_columns
+from pipelines.label_files import LABELLERS
 from pipelines.labelled import Unlabelled, with_labels
 from pipelines.score_pages import plain_numbers, table
 from pipelines.sources import Source, open_source
@@ -40,7 +41,6 @@ SCORES, TABLE = "scores.json", "scores.md"
 ACTOR_CPUS, READ_CPUS, CROP_CPUS, WRITE_CPUS = 0.5, 0.25, 0.75, 0.25
 LISTED = 3
 SAME_TRUTH_MM = 1.0
-LABELLERS = ("annotate", "import_labels")
 
 
 @dataclass(frozen=True, kw_only=True)

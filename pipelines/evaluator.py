@@ -22,7 +22,7 @@ from mesh_lib.metrics.penetration import SelfPenetration
 from mesh_lib.metrics.protocols import CrowdProtocol
 from mesh_lib.metrics.regressors import load_regressor
 from mesh_lib.metrics.scorers import BodyScorer, HandScorer, People, plausibility_columns, scorer_of
-from mesh_lib.nets.estimators import Mesher, View, box_root_depth_m, for_inference
+from mesh_lib.nets.estimators import Mesher, View, box_root_depth_m
 from pipelines import estimators
 from pipelines.benchmark import PARAMETERS, Benchmark, Known, truth_reader
 from pipelines.bodies import load_body_of
@@ -89,7 +89,9 @@ class Evaluate:
             self.labels, self.layer = label_lookup(ask.folder), BodyLayer(body)
         else:
             network = estimators.load_estimator(ask.folder)
-            self.mesher = Mesher(for_inference(network) if self.device.type == "cpu" else network, body).to(self.device)
+            self.mesher = Mesher(network.for_inference() if self.device.type == "cpu" else network, body).to(
+                self.device
+            )
 
     @torch.inference_mode()
     def __call__(self, table: pa.Table) -> pa.Table:

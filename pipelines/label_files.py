@@ -7,6 +7,8 @@ from collections import Counter
 from pipelines import commits, storage
 
 LABELS = "pseudo_gt"
+LABELLERS = ("annotate", "import_labels")
+"""Jobs whose run folders hold labels."""
 
 
 def count_labels(folder: str) -> Counter[str]:

@@ -15,7 +15,7 @@ from mesh_lib import tables
 from mesh_lib.labels import SELF_CHECK_PX
 from pipelines import runs, storage
 from pipelines.annotate import SUCCESS
-from pipelines.label_files import LABELS, status_of
+from pipelines.label_files import LABELLERS, LABELS, status_of
 from pipelines.sources import open_source
 
 LISTED = 5
@@ -26,8 +26,6 @@ ALWAYS = (
 """Array columns that every label has; whatever else a label has must be finite too."""
 OURS = ("crop_camera", "crop_box_xywh_px")
 """The same of labels that our own network made."""
-JOBS = ("annotate", "import_labels")
-"""Whose run folders hold labels."""
 
 
 @dataclass
@@ -69,8 +67,8 @@ def verify(out: str, *, samples: str | None = None) -> Audit:
     if not storage.exists(storage.join(out, runs.RUN_FILE)):
         raise ValueError(f"{out} is not a run folder: it has no {runs.RUN_FILE}\n  fix: pass --out of jobs/annotate.py")
     record = storage.read_json(storage.join(out, runs.RUN_FILE))
-    if record.get("job") not in JOBS:
-        raise ValueError(f"{out} is a run of {record.get('job')}, not of {' or '.join(JOBS)}")
+    if record.get("job") not in LABELLERS:
+        raise ValueError(f"{out} is a run of {record.get('job')}, not of {' or '.join(LABELLERS)}")
     audit = Audit(always=ALWAYS + (OURS if record["job"] == "annotate" else ()))
     if record.get("status") != "complete":
         audit.fault("incomplete", f"the run is {record.get('status')}; run the same command again")

@@ -12,10 +12,9 @@ import torch
 
 from mesh_lib import tables
 from mesh_lib.body.files import Body, load_body
-from mesh_lib.body.joints import MANO16, MANO_FINGERS, RIGHT_HAND21, JointSet
+from mesh_lib.body.joints import MANO16, MANO_FINGERS, MANO_TIPS, RIGHT_HAND21, JointSet
 from mesh_lib.datasets.images import encode_jpeg
 from mesh_lib.hand_supervision import HandModel, HandTruth
-from mesh_lib.nets.lixel import MANO_TIPS
 
 SIDE, FOCAL = 224, 480.0
 RINGS, AROUND, SPARE = 6, 8, 5

@@ -153,5 +153,9 @@ RIGHT_HAND21 = JointSet("right_hand21", hand_joints("right"))
 MANO_FINGERS = ("index", "middle", "pinky", "ring", "thumb")
 MANO16 = JointSet("mano16", ("right_wrist", *(f"right_{finger}{i}" for finger in MANO_FINGERS for i in (1, 2, 3))))
 """MANO's own joints, in its order (Romero et al., 2017); a left hand's are named alike here."""
+MANO_TIPS = {
+    "right_thumb4": 745, "right_index4": 317, "right_middle4": 445, "right_ring4": 556, "right_pinky4": 673,
+}  # fmt: skip
+"""Vertices of MANO's 778 that stand for fingertips, as I2L-MeshNet and Pose2Pose use them."""
 
 JOINT_SETS = {s.name: s for s in (SMPL24, VPOSER21, COCO17, POSE2POSE25, BODY33, LSP14)}

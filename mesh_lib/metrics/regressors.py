@@ -19,15 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mesh_lib.body.files import SMPL_VERTICES, Body, read_pkl
-from mesh_lib.body.joints import FINGERS, LSP14, MANO16, RIGHT_HAND21, SMPL24, JointSet
+from mesh_lib.body.joints import LSP14, MANO16, MANO_TIPS, RIGHT_HAND21, SMPL24, JointSet
 from mesh_lib.datasets.human36m import HUMAN36M17
 from mesh_lib.datasets.mupots import MUPOTS17
 
 SMPLX_VERTICES, MANO_VERTICES = 10475, 778
 SUM_TOLERANCE = 1e-2
 """How far a row may sum from 1: a mean of vertices moves with them, anything else does not."""
-MANO_TIPS = {"thumb": 745, "index": 317, "middle": 445, "ring": 556, "pinky": 673}
-"""Vertices of MANO's 778 that stand for fingertips, as I2L-MeshNet and Pose2Pose use them."""
 SMPLX22 = JointSet("smplx22", SMPL24.names[:22])
 """SMPL-X's first joints are SMPL's (Pavlakos et al., 2019)."""
 
@@ -153,12 +151,10 @@ def body_regressor(body: Body) -> Regressor:
 
 def with_fingertips(mano: Regressor) -> Regressor:
     """MANO's 16 joints and five fingertips, in the order of RIGHT_HAND21."""
-    tips = {f"right_{finger}4": vertex for finger, vertex in MANO_TIPS.items()}
-    assert len(tips) == len(FINGERS)
     rows = []
     for name in RIGHT_HAND21.names:
-        if name in tips:
-            rows.append(torch.nn.functional.one_hot(torch.tensor(tips[name]), MANO_VERTICES).to(mano.matrix))
+        if name in MANO_TIPS:
+            rows.append(torch.nn.functional.one_hot(torch.tensor(MANO_TIPS[name]), MANO_VERTICES).to(mano.matrix))
         else:
             rows.append(mano.matrix[mano.joint_set.index(name)])
     return Regressor(

@@ -114,11 +114,6 @@ class Mesher(nn.Module):
             )  # fmt: skip
 
 
-def for_inference(network: Estimator) -> Estimator:
-    """A copy that gives the same answers but for rounding, sooner; it cannot learn, nor be saved."""
-    return network.for_inference()
-
-
 def box_root_depth_m(
     *, focal_px: Float[Tensor, "batch 2"], box_xywh_px: Float[Tensor, "batch 4"], side_m: float = 2.0
 ) -> Float[Tensor, " batch"]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mesh_lib.body.files import Body
 from mesh_lib.body.hands import from_mean, is_hand, mean_pose
-from mesh_lib.body.joints import MANO16, RIGHT_HAND21, SMPL24, JointSet
+from mesh_lib.body.joints import MANO16, MANO_TIPS, RIGHT_HAND21, SMPL24, JointSet
 from mesh_lib.body.layer import BodyLayer
 from mesh_lib.geometry.lixels import BODY_BOX_M, LixelSpace
 from mesh_lib.geometry.rotations import rot6d_to_rotmat
@@ -31,10 +31,6 @@ from mesh_lib.nets.resnet import CropNetConfig, Depth, ResNet
 STEM_STRIDE, STEM_CHANNELS = 4, 64
 LIXEL29 = JointSet("lixel29", (*SMPL24.names, "nose", "left_eye", "right_eye", "left_ear", "right_ear"))
 """What PoseNet predicts of a body."""
-MANO_TIPS = {
-    "right_thumb4": 745, "right_index4": 317, "right_middle4": 445, "right_ring4": 556, "right_pinky4": 673,
-}  # fmt: skip
-"""Vertices of MANO's 778 that stand for fingertips, as I2L-MeshNet's regressor has them."""
 
 
 @dataclass(frozen=True, kw_only=True)

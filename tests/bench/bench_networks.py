@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mesh_lib.body.joints import BODY33
-from mesh_lib.nets.estimators import EstimatorConfig, Mesher, View, build_estimator, for_inference
+from mesh_lib.nets.estimators import EstimatorConfig, Mesher, View, build_estimator
 from mesh_lib.nets.hmr import HmrConfig
 from mesh_lib.nets.lixel import LIXEL29, LixelConfig
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
@@ -44,7 +44,7 @@ def main(threads: str = "2") -> None:
     for name, config in NETWORKS.items():
         torch.manual_seed(0)
         network = build_estimator(config, body=BODY).eval()
-        forms: dict[str, nn.Module] = {"as torch runs it": network, "ready for inference": for_inference(network)}
+        forms: dict[str, nn.Module] = {"as torch runs it": network, "ready for inference": network.for_inference()}
         for form, net in forms.items():
             if form != "as torch runs it" and "plain" in name:
                 continue

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from mesh_lib.body.files import Body
-from mesh_lib.body.joints import RIGHT_HAND21, SMPL24
+from mesh_lib.body.joints import MANO_TIPS, RIGHT_HAND21, SMPL24
 from mesh_lib.metrics.regressors import (
     H36M_REGRESSOR,
-    MANO_TIPS,
     SMPLX_REGRESSOR,
     RegressorMissing,
     body_regressor,
@@ -122,8 +121,8 @@ def test_a_hand_has_its_fingertips_and_freihands_order(tmp_path: Path) -> None:
     hand = with_fingertips(mano)
     vertices = torch.randn(778, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     joints, own = hand.joints_m(vertices), mano.joints_m(vertices)
-    for finger, vertex in MANO_TIPS.items():
-        assert torch.equal(joints[RIGHT_HAND21.index(f"right_{finger}4")], vertices[vertex])
+    for name, vertex in MANO_TIPS.items():
+        assert torch.equal(joints[RIGHT_HAND21.index(name)], vertices[vertex])
     # MANO's order is wrist, index, middle, pinky, ring, thumb
     for name, row in (("right_wrist", 0), ("right_index1", 1), ("right_pinky3", 9), ("right_thumb2", 14)):
         torch.testing.assert_close(joints[RIGHT_HAND21.index(name)], own[row])

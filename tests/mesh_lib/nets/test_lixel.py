@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mesh_lib.body.files import Body
-from mesh_lib.body.joints import RIGHT_HAND21, SMPL_PARENTS
+from mesh_lib.body.joints import MANO_TIPS, RIGHT_HAND21, SMPL_PARENTS
 from mesh_lib.geometry.lixels import HAND_BOX_M
 from mesh_lib.nets.checkpoints import fit_state
 from mesh_lib.nets.gaussians import Pose2Feat
-from mesh_lib.nets.lixel import LIXEL29, MANO_TIPS, I2LMeshNet, LixelConfig, Trunk, lixel_regressor, rename_lixel
+from mesh_lib.nets.lixel import LIXEL29, I2LMeshNet, LixelConfig, Trunk, lixel_regressor, rename_lixel
 from mesh_lib.nets.lixel_heads import HeadConfig, build_head, soft_argmax
 from mesh_lib.nets.resnet import Bottleneck, ResNet
 
