@@ -115,6 +115,11 @@ def is_own_cluster() -> bool:
     return not os.environ.get("RAY_ADDRESS")
 
 
+def cores() -> int:
+    """CPUs of the cluster; of one of our own those of this machine, not its logical ones."""
+    return (os.cpu_count() or 1) if is_own_cluster() else max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
 def set_up_data() -> None:
     """How this process runs Ray Data; a training worker, which runs its own streams, does it too."""
     context = ray.data.DataContext.get_current()

@@ -26,6 +26,7 @@ from mesh_lib.datasets.images import BadImage, encode_jpeg
 from mesh_lib.datasets.people import Person, Reader
 from mesh_lib.geometry import crop
 from pipelines import runs, storage
+from pipelines.cluster import cores
 from pipelines.pictures import Pictures
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,8 @@ SHARD_ROWS = 512
 LOOK_FOR = 100
 """Pictures of a dataset's first people that are looked for before work begins."""
 WHOLE = np.array([[1.0, 0, 0], [0, 1.0, 0]])
-READ_CPUS, CUT_CPUS = 0.5, 1.0
-"""Unlike resources keep Ray from fusing the two stages."""
+READ_CPUS, CUT_CPUS = 0.25, 0.75
+"""Unlike resources keep Ray from fusing the two stages; one of each fits one CPU, else they would wait for each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +51,17 @@ class IngestStage:
     """Edge of the stored crop, in edges of the person's square box: room for scale and rotation augmentation."""
     max_side_px: int = 640
     """Larger crops are reduced to this side."""
-    readers: int = 2
-    """Tasks that work at the same time."""
+    readers: int | None = None
+    """Tasks that cut pictures at the same time, and at most as many that read annotations; by default one for each CPU
+    of the cluster."""
 
     def __post_init__(self) -> None:
         if self.store not in ("crop", "whole", "uri"):
             raise ValueError(f"store is crop, whole or uri; it is {self.store!r}")
         if self.min_keypoints < 0 or self.margin < 1 or self.max_side_px < 32:
             raise ValueError("min_keypoints is at least 0, margin at least 1, max_side_px at least 32")
-        runs.require_positive(self, "readers")
+        if self.readers is not None:
+            runs.require_positive(self, "readers")
 
 
 def ingest(run: runs.Run, *, reader: Reader, dataset: str, split: str, stage: IngestStage) -> dict[str, Any]:
@@ -71,12 +74,13 @@ def ingest(run: runs.Run, *, reader: Reader, dataset: str, split: str, stage: In
     units = reader.units(storage.Files())
     if not units:
         raise ValueError(f"nothing to read in {', '.join(reader.inputs)}")
+    tasks = stage.readers or cores()
     people = ray.data.from_items([{"unit": i} for i in range(len(units))], override_num_blocks=len(units)).map_batches(
         _People(reader, ray.put(units), dataset=dataset, split=split, stage=stage),
         batch_size=1,
         batch_format="numpy",
         num_cpus=READ_CPUS,
-        compute=TaskPoolStrategy(size=min(stage.readers, len(units))),
+        compute=TaskPoolStrategy(size=min(tasks, len(units))),
     )
     people.context.target_max_block_size = 1  # each shard's people are a block as they are
     shards = people.map_batches(
@@ -84,7 +88,7 @@ def ingest(run: runs.Run, *, reader: Reader, dataset: str, split: str, stage: In
         batch_size=1,
         batch_format="numpy",
         num_cpus=CUT_CPUS,
-        compute=TaskPoolStrategy(size=stage.readers),
+        compute=TaskPoolStrategy(size=tasks),
     )
     return _account(run, shards.iter_rows(), reader)
 
@@ -284,7 +288,7 @@ def store(
     scale = max(1.0, max(part.shape[:2]) / stage.max_side_px)
     size = (max(1, round(part.shape[1] / scale)), max(1, round(part.shape[0] / scale)))
     scale_x, scale_y = part.shape[1] / size[0], part.shape[0] / size[1]
-    reduced = cv2.resize(part, size, interpolation=cv2.INTER_AREA) if scale > 1 else np.ascontiguousarray(part)
+    reduced = cv2.resize(part, size, interpolation=cv2.INTER_AREA) if scale > 1 else part
     # cv2.resize aligns pixel edges, our pixel (0, 0) is a centre: half a pixel goes each way.
     affine = np.array([[scale_x, 0, left + (scale_x - 1) / 2], [0, scale_y, top + (scale_y - 1) / 2]])
     return encode_jpeg(reduced), affine

@@ -23,6 +23,7 @@ from pyarrow import fs
 ROW_GROUP = 128
 """Rows a row group: the piece that training shuffles and a kill loses, a few seconds of work."""
 S3_ATTEMPTS = 10
+LOCAL = fs.LocalFileSystem()
 Result = TypeVar("Result")
 PENDING = ".pending-"
 """Files that are being written."""
@@ -34,7 +35,7 @@ def resolve(path: str) -> tuple[fs.FileSystem, str]:
     """File system and path inside it. Raises ValueError for a scheme that nobody serves."""
     path = absolute(path)
     if "://" not in path:
-        return fs.LocalFileSystem(), str(fs.LocalFileSystem().normalize_path(path))
+        return LOCAL, LOCAL.normalize_path(path)
     try:
         if path.startswith("s3://"):
             inner = path.removeprefix("s3://")
