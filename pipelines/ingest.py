@@ -36,7 +36,7 @@ LOOK_FOR = 100
 """Pictures of a dataset's first people that are looked for before work begins."""
 WHOLE = np.array([[1.0, 0, 0], [0, 1.0, 0]])
 READ_CPUS, CUT_CPUS = 0.25, 0.75
-"""Unlike resources keep Ray from fusing the two stages; one of each fits one CPU, else they would wait for each other."""
+"""Unlike resources keep Ray from fusing the two stages; of each one fits on a CPU, else both would wait for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)

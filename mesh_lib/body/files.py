@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import scipy.sparse
+
+from mesh_lib.pickles import read_pkl
 
 REQUIRED = ("v_template", "shapedirs", "J_regressor", "weights", "kintree_table", "f")
 OPTIONAL = ("posedirs", "hands_mean")
@@ -170,92 +170,3 @@ def _check_arrays(arrays: Mapping[str, np.ndarray], *, where: str) -> None:
 
 def _within(indices: np.ndarray, count: int) -> bool:
     return indices.size > 0 and bool((indices >= 0).all() and (indices < count).all())
-
-
-class _Stored:
-    """Stands in for a class of another library: keeps the state that was stored, runs nothing."""
-
-    state: Mapping[str, Any] = MappingProxyType({})
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state if isinstance(state, dict) else {}
-
-
-class _Chumpy(_Stored):
-    """chumpy's arrays."""
-
-    def dense(self) -> np.ndarray:
-        state = self.state
-        if "x" in state:
-            return np.asarray(_dense(state["x"]))
-        if {"a", "idxs", "preferred_shape"} <= state.keys():  # chumpy's Select: a flat choice of another array
-            return np.asarray(_dense(state["a"])).ravel()[np.asarray(state["idxs"])].reshape(state["preferred_shape"])
-        raise ValueError(f"a chumpy array without values (it holds {', '.join(map(str, state)) or 'nothing'})")
-
-
-class _Sparse(_Stored):
-    """scipy's compressed matrices."""
-
-    kind: type[Any] = scipy.sparse.csc_matrix
-
-    def dense(self) -> np.ndarray:
-        state = self.state
-        shape = state.get("_shape", state.get("shape"))
-        return self.kind((state["data"], state["indices"], state["indptr"]), shape=shape).toarray()
-
-
-def _dense(value: Any) -> Any:
-    return value.dense() if isinstance(value, (_Chumpy, _Sparse)) else value
-
-
-_NUMPY = {
-    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"),
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
-}  # fmt: skip
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    """Knows arrays and stand-ins for chumpy's and scipy's; any other name is refused."""
-
-    def __init__(self, data: bytes, what: str) -> None:
-        super().__init__(io.BytesIO(data), encoding="latin1")
-        self._what = what
-        # A pickle may set attributes of whatever its names lead to: each file gets classes of its own.
-        self._chumpy = type("Chumpy", (_Chumpy,), {})
-        self._sparse = {
-            name: type(name, (_Sparse,), {"kind": getattr(scipy.sparse, name)}) for name in ("csc_matrix", "csr_matrix")
-        }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _NUMPY:
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        if module.split(".")[:2] == ["scipy", "sparse"] and name in self._sparse:
-            return self._sparse[name]
-        if module.split(".")[0] == "chumpy":
-            return self._chumpy
-        if (module, name) in {("copy_reg", "_reconstructor"), ("copyreg", "_reconstructor")}:
-            return lambda kind, base, state: self._new(kind)
-        if (module, name) in {("__builtin__", "object"), ("builtins", "object")}:
-            return object
-        raise ValueError(f"it names {module}.{name}, which {self._what} has no use for: refused, nothing was run")
-
-    def _new(self, kind: Any) -> Any:
-        if kind not in (self._chumpy, *self._sparse.values()):
-            raise ValueError(f"it builds a {getattr(kind, '__name__', kind)}: refused")
-        return kind()
-
-
-def read_pkl(data: bytes, *, where: str, what: str = "a body model") -> dict[str, Any]:
-    """The arrays in a licensed .pkl (Python 2 pickles, too), without chumpy and without running code.
-
-    Lists, strings and numbers beside the arrays come as they are. Raises ValueError for a file that is no pickle, or
-    that names anything but arrays.
-    """
-    try:
-        content = _RestrictedUnpickler(data, what).load()
-        if isinstance(content, dict):
-            return {name: _dense(value) for name, value in content.items()}
-    except Exception as error:  # unpicklers raise nearly anything on damaged input
-        raise ValueError(f"{where} cannot be read as {what}: {error}") from None
-    raise ValueError(f"{where} is not {what}: it holds a {type(content).__name__}")

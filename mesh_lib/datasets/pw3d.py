@@ -24,10 +24,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mesh_lib.body.files import BETAS, read_pkl
+from mesh_lib.body.files import BETAS
 from mesh_lib.body.joints import SMPL24, JointSet
 from mesh_lib.datasets.people import ITW_3D, Camera, Files, Person, Reader, SmplTruth, array, base_name
 from mesh_lib.datasets.world_bodies import is_rotation, to_camera
+from mesh_lib.pickles import read_pkl
 
 POSES2D = JointSet(
     "openpose_coco18",

@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mesh_lib.body.files import SMPL_VERTICES, Body, read_pkl
+from mesh_lib.body.files import SMPL_VERTICES, Body
 from mesh_lib.body.joints import LSP14, MANO16, MANO_TIPS, RIGHT_HAND21, SMPL24, JointSet
 from mesh_lib.datasets.human36m import HUMAN36M17
 from mesh_lib.datasets.mupots import MUPOTS17
+from mesh_lib.pickles import read_pkl
 
 SMPLX_VERTICES, MANO_VERTICES = 10475, 778
 SUM_TOLERANCE = 1e-2

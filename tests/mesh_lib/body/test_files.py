@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from mesh_lib.body.files import SMPL_KEYPOINT_VERTICES, Body, BodyModelMissing, convert_pkl, load_body, read_pkl
+from mesh_lib.body.files import SMPL_KEYPOINT_VERTICES, Body, BodyModelMissing, convert_pkl, load_body
 from mesh_lib.body.joints import SMPL_PARENTS
 
 Arrays = dict[str, Any]
@@ -110,17 +110,6 @@ def test_a_licensed_pickle_is_read_without_chumpy(
     assert_holds(load_body(tmp_path / "basicModel.pkl"), arrays)
 
 
-def test_strings_of_python_2_are_read_as_latin1(tmp_path: Path) -> None:
-    """Python 2 stored arrays' bytes as 8-bit strings (SHORT_BINSTRING, U)."""
-    numbers = np.array([1.5, -2.25e100])
-    array = (
-        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btR(I1\n(I2\ntcnumpy\ndtype\n"
-        b"(U\x02f8I0\nI1\ntR(I3\nU\x01<NNNI-1\nI-1\nI0\ntbI00\nU\x10" + numbers.tobytes() + b"tb"
-    )
-    content = read_pkl(b"(dU\x04name" + array + b"s.", where="here")
-    np.testing.assert_array_equal(content["name"], numbers)
-
-
 def test_a_converted_pickle_is_the_same_body_without_any_pickle(
     tmp_path: Path, arrays: Arrays, chumpy: Callable[[np.ndarray], Any]
 ) -> None:
@@ -158,26 +147,6 @@ def test_a_pickle_that_calls_anything_is_refused_by_name_and_nothing_runs(
     with pytest.raises(ValueError, match=named) as error:
         load_body(path)
     assert str(path) in str(error.value) and not trace.exists()
-
-
-def test_a_dotted_name_does_not_lead_through_an_allowed_one_to_another() -> None:
-    """Protocol 4 walks dots in names: numpy's dtype.__class__ would be `type`, from which all else follows."""
-    stolen = b"\x80\x04\x8c\x05numpy\x8c\x0fdtype.__class__\x93."
-    with pytest.raises(ValueError, match=r"dtype\.__class__"):
-        read_pkl(stolen, where="here")
-
-
-def test_a_pickle_cannot_change_our_classes_for_the_next_file(arrays: Arrays) -> None:
-    """BUILD with slots sets attributes on whatever is on the stack, a class too."""
-    before = scipy.sparse.csc_matrix.__dict__.get("toarray")
-    poison = b"\x80\x02cscipy.sparse._csc\ncsc_matrix\nN}U\x07toarrayccollections\nOrderedDict\ns\x86b."
-    with pytest.raises(ValueError):
-        read_pkl(poison, where="here")
-    own = b"\x80\x02cscipy.sparse._csc\ncsc_matrix\nN}U\x07toarraycnumpy\nndarray\ns\x86b."
-    with pytest.raises(ValueError):
-        read_pkl(own, where="here")
-    assert scipy.sparse.csc_matrix.__dict__.get("toarray") is before
-    np.testing.assert_array_equal(scipy.sparse.csc_matrix(np.eye(2)).toarray(), np.eye(2))
 
 
 # What is not a body.
