@@ -9,7 +9,7 @@ import errno
 import logging
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import ray
@@ -113,6 +113,10 @@ def annotate(run: runs.Run, *, samples: str, annotator: str, stage: AnnotateStag
 def _label(
     run: runs.Run, *, source: Source, annotator: str, stage: AnnotateStage, method: Method, lines: dict[str, str]
 ) -> None:
+    left = commits.files_left(run, sorted({file for file, _, _ in source.groups}), samples=source.path)
+    source = replace(source, groups=tuple(group for group in source.groups if group[0] in left))
+    if not source.groups:
+        return
     config = annotators.load_config(annotator)
     target, folder = storage.resolve(run.path(LABELS))
     gpus = _gpus(stage)

@@ -150,12 +150,12 @@ class _People:
         for person in self.reader.people(ray.get(self.units)[number], files, skipped):
             if self._too_few(person, skipped):
                 continue
-            shard.append((f"{self.dataset}/{self.split}/{person.image_id}/{person.person_id}", person))
-            if len(shard) == self.rows:
+            if len(shard) >= self.rows and not _same_video(shard[-1][1], person):
                 if not count:
                     self._look(shard, files)
                 yield self._hand_over(number, count, shard, Counter())
                 shard, count = [], count + 1
+            shard.append((f"{self.dataset}/{self.split}/{person.image_id}/{person.person_id}", person))
         if shard and not count:
             self._look(shard, files)
         yield self._hand_over(number, count, shard, skipped)
@@ -189,20 +189,27 @@ class _People:
         }
 
 
+def _same_video(one: Person, other: Person) -> bool:
+    """A video is decoded from its start on, so it is not cut: what is in a later shard would cost all before it."""
+    return other.video_frame is not None and one.picture == other.picture
+
+
 class _Shard:
     """Ray Data function: a shard's people in; its file written, its counts out."""
 
     def __init__(self, folder: str, reader: Reader, stage: IngestStage) -> None:
         self.folder, self.joint_set, self.stage = folder, reader.joint_set, stage
+        self.turn = reader.turns_pictures
 
     def __call__(self, batch: Any) -> dict[str, Any]:
         cv2.setNumThreads(1)
         people = pickle.loads(batch["people"][0])
-        path = storage.join(self.folder, str(batch["name"][0]))
+        path, pictures = storage.join(self.folder, str(batch["name"][0])), Pictures(turn=self.turn)
         if people and not storage.exists(path):
             with storage.writing_parquet(path, tables.samples_schema(self.joint_set)) as write:
                 for at in range(0, len(people), storage.ROW_GROUP):  # a row group's pictures in memory, not a shard's
-                    write(tables.samples_table(self._rows(people[at : at + storage.ROW_GROUP]), self.joint_set))
+                    rows = self._rows(people[at : at + storage.ROW_GROUP], pictures)
+                    write(tables.samples_table(rows, self.joint_set))
         rows, unreadable, keys = _standing(path) if people else (0, 0, b"")
         return {
             "planned": np.array([len(people)]),
@@ -212,10 +219,9 @@ class _Shard:
             "skipped": np.array([bytes(batch["skipped"][0])], object),
         }
 
-    def _rows(self, people: list[tuple[str, Person]]) -> list[dict[str, Any]]:
+    def _rows(self, people: list[tuple[str, Person]], pictures: Pictures) -> list[dict[str, Any]]:
         """Rows in the order of the people; each picture is read once, however many people it shows."""
         rows: list[dict[str, Any]] = [{} for _ in people]
-        pictures = Pictures()
         for i in sorted(range(len(people)), key=lambda i: (people[i][1].picture, people[i][1].video_frame or 0)):
             rows[i] = self._row(*people[i], pictures)
         return rows
@@ -227,7 +233,7 @@ class _Shard:
         except BadImage:
             return row  # annotate quarantines it as bad_image: a row is never lost on the way
         row["image_size"] = np.array([picture.shape[1], picture.shape[0]], np.int32)
-        linked = self.stage.store == "uri" and row["image_uri"] is not None
+        linked = self.stage.store == "uri" and row["image_uri"] is not None and data is not None
         row["image"], row["crop_to_image"] = (
             (None, WHOLE) if linked else store(picture, data, row["bbox_xywh_px"], self.stage)
         )

@@ -11,20 +11,25 @@ from mesh_lib.datasets.people import Person
 from mesh_lib.datasets.videos import Video
 from pipelines import storage
 
+EXIF_WITHIN = 1 << 16
+"""Bytes of a file's head that its EXIF lies in."""
+
 
 class Pictures:
-    """Reads pictures, the last one only once."""
+    """Reads pictures, the last one only once; turned as their EXIF says, where that is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, turn: bool = False) -> None:
+        self.turn = turn
         self.last: tuple[str, int | None] | None = None
         self.held: tuple[np.ndarray, bytes | None] | BadImage = BadImage("nothing was read yet")
         self.video: tuple[str, Video] | None = None
         self.copy: tempfile._TemporaryFileWrapper[bytes] | None = None
 
     def read(self, person: Person) -> tuple[np.ndarray, bytes | None]:
-        """RGB pixels and the file that they come from, None for a video's frame. Raises BadImage."""
+        """RGB pixels and the file that holds them as they are, None for a video's frame and for what may have been
+        turned. Raises BadImage."""
         if person.image is not None:
-            return decode(person.image), person.image
+            return self._decode(person.image)
         place = person.picture, person.video_frame
         if place != self.last:
             self.last = place
@@ -39,8 +44,12 @@ class Pictures:
     def _read(self, path: str, frame: int | None) -> tuple[np.ndarray, bytes | None]:
         if frame is not None:
             return self._open(path).frame(frame), None
-        data = storage.read_image(path)
-        return decode(data), data
+        return self._decode(storage.read_image(path))
+
+    def _decode(self, data: bytes | None) -> tuple[np.ndarray, bytes | None]:
+        picture = decode(data, turn=self.turn)
+        head = (data or b"")[:EXIF_WITHIN]
+        return picture, None if self.turn and (b"Exif\0\0" in head or b"eXIf" in head) else data
 
     def _open(self, path: str) -> Video:
         if self.video is None or self.video[0] != path:

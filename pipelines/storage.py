@@ -90,8 +90,9 @@ def exists(path: str) -> bool:
     return system.get_file_info(inner).type != fs.FileType.NotFound
 
 
-def list_files(folder: str, suffix: str = "") -> list[tuple[str, int]]:
-    """(path in the file system, bytes) of the data files under a folder or of one file, sorted by path."""
+def list_files(folder: str, suffix: str = "", *, but: tuple[str, ...] = MANIFESTS) -> list[tuple[str, int]]:
+    """(path in the file system, bytes) of the data files under a folder or of one file, sorted by path; not those that
+    start with `but`, or lie in a folder that does."""
     system, inner = resolve(folder)
     info = system.get_file_info(inner)
     if info.type == fs.FileType.File:
@@ -102,7 +103,7 @@ def list_files(folder: str, suffix: str = "") -> list[tuple[str, int]]:
         for f in found
         if f.type == fs.FileType.File
         and f.path.endswith(suffix)
-        and not any(part.startswith(MANIFESTS) for part in f.path[len(inner) :].split("/"))
+        and not any(part.startswith(but) for part in f.path[len(inner) :].split("/"))
     )
 
 
@@ -119,7 +120,8 @@ class Files:
 
     def list(self, folder: str, suffix: str = "") -> list[str]:
         head = folder.partition("://")[0] + "://" if "://" in folder else ""
-        return [head + path for path, _ in list_files(folder, suffix)]
+        # Cameras name pictures _MG_0001.jpg; what starts with a dot is a system's own.
+        return [head + path for path, _ in list_files(folder, suffix, but=(".",))]
 
 
 def list_hidden(folder: str, suffix: str = "") -> list[str]:

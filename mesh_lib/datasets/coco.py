@@ -3,7 +3,8 @@
 `person_keypoints_*.json` beside a folder of pictures, as the owners ship them (https://cocodataset.org). Licence:
 annotations CC BY 4.0; every picture has a licence of its own, named in the JSON. Coordinates are pixels of the whole
 picture, y down, integers at pixel centres: our frame already. v is 0 not labelled, 1 labelled but hidden, 2 visible.
-The COCO of Pose2Pose and of its 2D pose network: people with iscrowd = 0 and keypoints.
+The COCO of Pose2Pose and of its 2D pose network: people with iscrowd = 0 and keypoints; all of them with
+--stage.min-keypoints 1 (by default ingest leaves out those with fewer than 6, and counts them).
 """
 
 from __future__ import annotations
@@ -94,25 +95,33 @@ def flat_keypoints(values: Any, count: int) -> np.ndarray | None:
     return keypoints
 
 
+CHUNK = 1 << 16
+"""Pictures that are kept as Python's own until they are packed."""
+
+
 class Pictures:
     """The pictures that a file lists, by id: a few tens of bytes each, whatever the file says of them."""
 
     def __init__(self, records: Iterable[dict[str, Any]], *, fields: Sequence[str], where: str) -> None:
         self.where = where
         keys: list[int] = []
-        columns: list[list[Any]] = [[] for _ in fields]
-        chunks: list[list[pa.Array]] = [[] for _ in fields]
+        columns: dict[str, list[Any]] = {name: [] for name in fields}
+        chunks: list[pa.Table] = []
         for record in records:
             keys.append(sample_key(repr(record["id"])))
-            for column, name in zip(columns, fields, strict=True):
+            for name, column in columns.items():
                 column.append(record[name])
-            if len(columns[0]) == 65536:
-                _flush(columns, chunks, where)
-        _flush(columns, chunks, where)
+            if len(keys) % CHUNK == 0:
+                chunks.append(_packed(columns, where))
+        chunks.append(_packed(columns, where))
         unsorted = np.array(keys, np.int64)
         self.order = np.argsort(unsorted, kind="stable")
         self.keys = unsorted[self.order]
-        self.columns = [pa.chunked_array(parts) for parts in chunks]
+        try:  # 1500 in one chunk and 1500.5 in another are both numbers
+            table = pa.concat_tables(chunks, promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ValueError(f"{where}: entries of `images` differ in kind: {error}") from None
+        self.columns = [table.column(name) for name in fields]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -127,13 +136,15 @@ class Pictures:
         return tuple(column[row].as_py() for column in self.columns)
 
 
-def _flush(columns: list[list[Any]], chunks: list[list[pa.Array]], where: str) -> None:
-    for column, parts in zip(columns, chunks, strict=True):
-        try:
-            parts.append(pa.array(column))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-            raise ValueError(f"{where}: entries of `images` differ in kind: {error}") from None
-        column.clear()
+def _packed(columns: dict[str, list[Any]], where: str) -> pa.Table:
+    """The columns so far, which are emptied."""
+    try:
+        packed = pa.table({name: pa.array(values) for name, values in columns.items()})
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise ValueError(f"{where}: entries of `images` differ in kind: {error}") from None
+    for values in columns.values():
+        values.clear()
+    return packed
 
 
 def index_pictures(files: Files, path: str, *, fields: Sequence[str]) -> Pictures:

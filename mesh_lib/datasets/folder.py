@@ -14,6 +14,10 @@ does:
   empty cell means not labelled.
 - `boxes` in place of `keypoints`: a CSV of `picture`, `person` and the four columns of the box.
 
+Phones store pictures as the sensor saw them, and in EXIF how to turn them. OpenPose turns them before it looks, so with
+its keypoints they are turned here; other keypoints are taken to lie on what is stored, as COCO's do, unless `exif` says
+that they lie on turned pictures, as with most tools that show them.
+
 OpenPose's own traps are told in mesh_lib/datasets/openpose.py.
 """
 
@@ -56,6 +60,9 @@ class Folder(Reader):
     format: Format = "auto"
     """Format of the keypoints; by default told from the ending of their name."""
 
+    exif: Literal["auto", "turn", "ignore"] = "auto"
+    """Whether keypoints lie on pictures turned as their EXIF says; auto: OpenPose's do, others do not."""
+
     def __post_init__(self) -> None:
         if bool(self.keypoints) == bool(self.boxes):
             raise ValueError(f"either keypoints or boxes, not {'both' if self.boxes else 'neither'}\n  fix: {FIX}")
@@ -71,6 +78,10 @@ class Folder(Reader):
     @property
     def boxes_only(self) -> bool:
         return bool(self.boxes)
+
+    @property
+    def turns_pictures(self) -> bool:
+        return self.exif == "turn" or (self.exif == "auto" and self.kind == "openpose")
 
     @property
     def kind(self) -> str:

@@ -220,13 +220,16 @@ def _visible(record: dict[str, Any]) -> np.ndarray | None:
 
 
 def project(points_m: np.ndarray, camera: Camera, lens: np.ndarray | None) -> np.ndarray:
-    """(…, 3) → (…, 2) pixels, through the lens (k1, k2, p1, p2, k3) where it is known."""
+    """(…, 3) → (…, 2) pixels, through the lens (k1, k2, p1, p2, k3) where it is known.
+
+    The lens is the owners': OpenCV's, of the same five numbers, has p1 y + p2 x twice.
+    """
     if lens is None:
         return camera.project(points_m)
     k1, k2, p1, p2, k3 = lens
     x, y = points_m[..., 0] / points_m[..., 2], points_m[..., 1] / points_m[..., 2]
     r2 = x * x + y * y
-    radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3)) + 2 * (p1 * y + p2 * x)
+    radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3)) + p1 * y + p2 * x
     return np.stack([x * radial + p2 * r2, y * radial + p1 * r2], axis=-1) * camera.focal_px + camera.princpt_px
 
 

@@ -17,8 +17,9 @@ class BadImage(ValueError):
         self.reason = reason
 
 
-def decode(data: bytes | None) -> np.ndarray:
-    """JPEG or PNG bytes → RGB uint8 (H, W, 3). EXIF orientation is ignored, as the datasets' labels assume.
+def decode(data: bytes | None, *, turn: bool = False) -> np.ndarray:
+    """JPEG or PNG bytes → RGB uint8 (H, W, 3), turned as EXIF says where that is asked for; the datasets' labels ignore
+    it.
 
     Raises BadImage. Truncated JPEGs are refused too, though decoders would fill the rest with grey.
     """
@@ -28,7 +29,7 @@ def decode(data: bytes | None) -> np.ndarray:
     if width * height > MAX_PIXELS:
         claim = f"picture claims {width}x{height} pixels; the limit is {MAX_PIXELS}"
         raise BadImage(claim, reason="image_too_large")
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_COLOR_RGB | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if picture is None:
         raise BadImage("the picture cannot be decoded")
@@ -47,9 +48,6 @@ def picture_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    # Some writers pad after the end marker, so it is looked for in the tail, not at the very end.
-    if b"\xff\xd9" not in data[-4096:]:
-        raise BadImage("the JPEG is truncated: it has no end marker")
     at = 2
     while at + 9 < len(data):
         if data[at] != 0xFF or data[at + 1] == 0xFF:  # between segments, or a fill byte
@@ -57,6 +55,9 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             continue
         marker = data[at + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            # Phones put whole films after the end marker, and thumbnails with one of their own before the frame.
+            if data.rfind(b"\xff\xd9", at) < 0:
+                raise BadImage("the JPEG is truncated: it has no end marker")
             return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
         at += 2 if marker == 0x01 or 0xD0 <= marker <= 0xD8 else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     raise BadImage("the JPEG has no frame header")

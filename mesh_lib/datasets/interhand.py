@@ -30,6 +30,7 @@ from mesh_lib.datasets.world_bodies import (
     ORIENT,
     TRANSL,
     RestRoot,
+    mend_left,
     numbers,
     parameters,
     read_rest_root,
@@ -81,7 +82,8 @@ class InterHand(Reader):
     def people(self, unit: str, files: Files, skipped: Counter[str]) -> Iterator[Person]:
         pictures = index_pictures(files, unit, fields=PICTURE)
         cameras = self._cameras(files)
-        roots = [read_rest_root(files, path) for path in (self.mano_left, self.mano_right)]
+        left, right = (read_rest_root(files, path) for path in (self.mano_left, self.mano_right))
+        roots = [mend_left(left, right), right]
         folder = f"{self.folder.rstrip('/')}/images/{self.subset}"
         with RowFile(self._joints(files), width=42 * 4) as joints, RowFile(self._hands(files), width=2 * MANO) as hands:
             for record in person_records(files, unit, needs="joint_valid"):

@@ -109,7 +109,8 @@ class Files(Protocol):
     def exists(self, path: str) -> bool: ...
 
     def list(self, folder: str, suffix: str = "") -> list[str]:
-        """Paths of the files under a folder, sorted; none where it is absent."""
+        """Paths of the files under a folder, sorted; none where it is absent. A system's own, whose names start with a
+        dot, are left out."""
         ...
 
 
@@ -123,7 +124,8 @@ class LocalFiles:
         return Path(path).exists()
 
     def list(self, folder: str, suffix: str = "") -> list[str]:
-        return sorted(str(path) for path in Path(folder).rglob(f"*{suffix}") if path.is_file())
+        found = (path for path in Path(folder).rglob(f"*{suffix}") if path.is_file())
+        return sorted(str(path) for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 
 class Reader(ABC):
@@ -142,6 +144,11 @@ class Reader(ABC):
     @property
     def boxes_only(self) -> bool:
         """Whether people come without keypoints."""
+        return False
+
+    @property
+    def turns_pictures(self) -> bool:
+        """Whether keypoints lie on pictures as their EXIF orientation turns them, rather than on what is stored."""
         return False
 
     @abstractmethod

@@ -44,6 +44,14 @@ def read_rest_root(files: Files, path: str) -> RestRoot | None:
     return RestRoot(mean_m[0], per_beta_m[0].reshape(3, -1))
 
 
+def mend_left(left: RestRoot | None, right: RestRoot | None) -> RestRoot | None:
+    """The left hand's root. MANO's file of left hands has the right hand's shapes along x, not their mirror image, as
+    it should; published fits were made with that mended, as the field's loaders do where both files agree."""
+    if left is None or right is None or not np.allclose(left.per_beta_m[0], right.per_beta_m[0], atol=1e-6):
+        return left
+    return RestRoot(left.mean_m, left.per_beta_m * np.array([[-1.0], [1.0], [1.0]]))
+
+
 def numbers(value: Any, count: int, *, what: str, where: str) -> np.ndarray:
     """So many numbers, however they are nested, in one row. Raises ValueError for anything else."""
     try:

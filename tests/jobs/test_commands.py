@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import cv2
 import pytest
+import tyro
 
 from jobs import ingest
 from mesh_lib.datasets.readers import READERS
@@ -46,6 +47,20 @@ def test_help_says_what_is_read_and_written(
     told = capsys.readouterr().out
     assert done.value.code == 0
     assert "Reads" in told and "Writes" in told and f"python jobs/{job}.py" in told
+
+
+DATASET_COMMANDS = re.findall(r"^    jobs/ingest\.py ([^#\n]+)", (ROOT / "docs" / "datasets.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize("command", DATASET_COMMANDS)
+def test_the_commands_of_the_docs_are_commands(command: str) -> None:
+    name, *options = command.split()
+    job = tyro.cli(ingest.job_of(READERS[name]), args=[*options, "--out", "x"])
+    assert job.out == "x" and isinstance(job.reader, READERS[name])
+
+
+def test_every_dataset_has_its_command_in_the_docs() -> None:
+    assert {command.split()[0] for command in DATASET_COMMANDS} == set(READERS)
 
 
 def test_presets_are_shown_and_overridden(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

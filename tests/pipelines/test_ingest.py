@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +13,23 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 
 from jobs import report as report_job
 from jobs.ingest import Job, main
 from mesh_lib import tables
 from mesh_lib.body.joints import COCO17
 from mesh_lib.datasets.coco import Coco
-from mesh_lib.datasets.images import BadImage, decode
-from mesh_lib.datasets.people import Person
+from mesh_lib.datasets.folder import Folder
+from mesh_lib.datasets.images import BadImage, decode, encode_jpeg
+from mesh_lib.datasets.people import Files, Person, Reader
 from mesh_lib.datasets.readers import READERS
 from pipelines import runs, storage
 from pipelines.crops import prepare
-from pipelines.ingest import IngestStage, store
+from pipelines.ingest import IngestStage, _People, _Shard, store
 from pipelines.pictures import Pictures
 from pipelines.report_samples import report_samples
+from tests.photos import with_orientation
 
 pytestmark = pytest.mark.ray
 
@@ -167,6 +172,80 @@ def test_every_way_that_people_have_a_picture(tmp_path: Path) -> None:
     for missing in (person(str(tmp_path / "v.avi"), video_frame=6), person(str(tmp_path / "w.avi"), video_frame=0)):
         with pytest.raises(BadImage):
             pictures.read(missing)
+
+
+@pytest.mark.parametrize("store", ["crop", "whole", "uri"])
+def test_openpose_saw_pictures_turned_as_their_exif_says(ray_cluster: None, tmp_path: Path, store: str) -> None:
+    """A phone's upright picture: its keypoints lie on what people see, and so does what is stored."""
+    seen = np.zeros((320, 240, 3), np.uint8)
+    seen[60:100, 100:140] = 255  # the nose
+    stored = np.ascontiguousarray(np.rot90(seen))  # as the sensor saw it
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(with_orientation(encode_jpeg(stored), 6))
+    (tmp_path / "keypoints").mkdir()
+    body = [120, 80, 0.9, *[n for k in range(1, 25) for n in (100 + 2 * k, 90 + 8 * k, 0.9)]]
+    people = [{"pose_keypoints_2d": body}]
+    (tmp_path / "keypoints" / "a_keypoints.json").write_text(json.dumps({"version": 1.3, "people": people}))
+    reader = Folder(images=str(tmp_path / "photos"), keypoints=str(tmp_path / "keypoints"))
+    main(Job(reader=reader, out=str(tmp_path / "out"), stage=IngestStage(store=store)))
+    table = storage.read_parquet(str(tmp_path / "out"))
+    assert table["image_size"].to_pylist() == [[240, 320]]
+    picture = decode(table["image"].to_pylist()[0])
+    to_image = np.array(table["crop_to_image"].to_pylist()[0]).reshape(2, 3)
+    x, y = np.linalg.solve(to_image[:, :2], np.array([120.0, 80]) - to_image[:, 2])
+    assert picture[round(y), round(x)].min() > 200
+    black = Folder(images=reader.images, keypoints=reader.keypoints, exif="ignore")
+    assert not black.turns_pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class Videos(Reader):
+    """A person in each frame of two videos, and in three pictures."""
+
+    folder: str
+    joint_set = COCO17  # pyright: ignore[reportAssignmentType]
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        return (self.folder,)
+
+    def units(self, files: Files) -> list[Any]:
+        return [0]
+
+    def people(self, unit: Any, files: Files, skipped: Counter[str]) -> Iterator[Person]:
+        shown = [(f"{name}.avi", frame) for name in "vw" for frame in range(6)] + [(f"{i}.png", None) for i in range(3)]
+        for number, (name, frame) in enumerate(shown):
+            yield Person(
+                image_id=str(number), person_id="0", picture=f"{self.folder}/{name}", video_frame=frame,
+                keypoints_2d_px=np.full((17, 3), 9.0),
+            )  # fmt: skip
+
+
+def test_a_video_is_decoded_once_from_start_to_end(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole videos go into one shard, and through all of its row groups with one reader."""
+    for name in "vw":
+        video = cv2.VideoWriter(str(tmp_path / f"{name}.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+        for number in range(6):
+            video.write(np.full((48, 64, 3), 40 * number, np.uint8))
+        video.release()
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((48, 64, 3), np.uint8))
+    reader, stage = Videos(str(tmp_path)), IngestStage()
+    people = _People(reader, ray.put([0]), dataset="x", split="y", stage=stage)
+    people.rows = 2
+    monkeypatch.setattr(storage, "ROW_GROUP", 2)
+    opened: list[str] = []
+    capture = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda path: opened.append(path) or capture(path))
+    counts = []
+    for shard in people({"unit": np.array([0])}):
+        found = _Shard(str(tmp_path / "out"), reader, stage)({name: np.array(v, object) for name, v in shard.items()})
+        counts.append(int(found["rows"][0]))
+    assert counts == [6, 6, 2, 1] and opened == [f"{tmp_path}/v.avi", f"{tmp_path}/w.avi"]
+    shades = [decode(one).mean() for one in storage.read_parquet(str(tmp_path / "out"))["image"].to_pylist()]
+    assert shades == pytest.approx([*range(0, 240, 40)] * 2 + [0] * 3, abs=4)
 
 
 def test_a_folder_in_object_storage_is_read_like_one_on_disk(

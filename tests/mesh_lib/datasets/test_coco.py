@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mesh_lib.body.joints import COCO17
-from mesh_lib.datasets.coco import Coco
+from mesh_lib.datasets.coco import CHUNK, Coco, Pictures
 from mesh_lib.datasets.people import LocalFiles, Person
 
 Read = Callable[..., tuple[list[Person], Counter[str]]]
@@ -117,6 +117,22 @@ def test_what_is_not_coco_is_one_clear_error(tmp_path: Path, content: bytes, sai
     with pytest.raises(ValueError, match=r"x\.json") as error:
         people(tmp_path / "x.json")
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("count", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK])
+def test_any_number_of_pictures_is_found_by_id(count: int) -> None:
+    """Numbers are numbers: whole in the first of many pictures, with a fraction later."""
+    listed = ({"id": i, "name": str(i), "f": [1500, 1500] if i < CHUNK else [1500.5, 1]} for i in range(count))
+    pictures = Pictures(listed, fields=("name", "f"), where="x.json")
+    assert len(pictures) == count and pictures.of({"image_id": count}) is None
+    if count:
+        assert pictures.of({"image_id": count - 1}) == (str(count - 1), [1500.5, 1] if count > CHUNK else [1500, 1500])
+
+
+def test_pictures_whose_entries_differ_in_kind_are_refused() -> None:
+    listed = ({"id": i, "f": 1500 if i < CHUNK else "wide"} for i in range(CHUNK + 1))
+    with pytest.raises(ValueError, match=r"x\.json: entries of `images` differ in kind"):
+        Pictures(listed, fields=("f",), where="x.json")
 
 
 @pytest.mark.samples

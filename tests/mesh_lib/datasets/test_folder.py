@@ -15,7 +15,8 @@ from mesh_lib.body.joints import BODY33, COCO17, FACE68, LSP14, SMPL24
 from mesh_lib.datasets.folder import Folder
 from mesh_lib.datasets.named_csv import NAMED
 from mesh_lib.datasets.openpose import OPENPOSE137
-from mesh_lib.datasets.people import LocalFiles, Person
+from mesh_lib.datasets.people import Files, LocalFiles, Person
+from pipelines import storage
 
 
 def read(**options: Any) -> tuple[list[Person], Counter[str]]:
@@ -59,6 +60,18 @@ def openpose(folder: Path, **pictures: Any) -> Path:
 
 def at(found: Person, joint: str) -> list[float]:
     return found.keypoints_2d_px[OPENPOSE137.index(joint)].tolist()
+
+
+@pytest.mark.parametrize("files", [LocalFiles(), storage.Files()])
+def test_cameras_name_pictures_with_an_underscore(tmp_path: Path, files: Files) -> None:
+    """Canon's and Nikon's _MG_0001.jpg; what starts with a dot is a system's."""
+    made = openpose(tmp_path / "keypoints", **{name: [person()] for name in ("_MG_0001", "_raw__IMG_2", "b", "._b")})
+    for name in ("_MG_0001.jpg", "_raw/IMG_2.jpg", "b.jpg", "._b.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(b"")
+    reader = Folder(images=str(tmp_path / "photos"), keypoints=str(made))
+    found = [p.picture for unit in reader.units(files) for p in reader.people(unit, files, Counter())]
+    assert found == [f"{tmp_path}/photos/{name}.jpg" for name in ("_MG_0001", "_raw/IMG_2", "b")]
 
 
 # COCO's JSON

@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -142,18 +141,22 @@ def test_with_a_body_the_translation_is_exact(tmp_path: Path) -> None:
     np.testing.assert_allclose(root + person.smpl.transl_m, R @ (root + [0.3, 0.1, 1]) + [0.1, 0.2, 5])
 
 
-def test_the_lens_is_opencvs_and_moves_the_2d_labels_alone(tmp_path: Path) -> None:
+def test_the_lens_is_the_owners_and_moves_the_2d_labels_alone(tmp_path: Path) -> None:
+    """As their code has it: XX (radial + tan) + (p2, p1) r², tan = p1 y + p2 x, which OpenCV takes twice."""
     coefficients = [-0.207098910824901, 0.247775183068982, -0.00142447157470321, -0.000975698859, -0.003075150350]
     intrinsics = {name: {"distortion": coefficients} for name in CAMERA_NAMES.values()}
     (tmp_path / "lens.json").write_text(json.dumps({"intrinsics": intrinsics, "extrinsics": {}}))
     write(tmp_path)
     (plain, *_), _ = read(tmp_path)
     (bent, *_), _ = read(tmp_path, lens=str(tmp_path / "lens.json"))
-    matrix = np.array([[1145.0, 0, 512], [0, 1143, 515], [0, 0, 1]])
     assert bent.keypoints_3d_m is not None and plain.keypoints_3d_m is not None
-    points = np.ascontiguousarray(bent.keypoints_3d_m[:, :3])
-    expected, _ = cv2.projectPoints(points, np.zeros(3), np.zeros(3), matrix, np.array(coefficients))
-    np.testing.assert_allclose(bent.keypoints_2d_px[:, :2], expected[:, 0], atol=1e-6)
+    k1, k2, p1, p2, k3 = coefficients
+    for pixel, (x_m, y_m, z_m, _) in zip(bent.keypoints_2d_px, bent.keypoints_3d_m, strict=True):
+        x, y = x_m / z_m, y_m / z_m
+        r2 = x**2 + y**2
+        scale = (1 + k1 * r2 + k2 * r2**2 + k3 * r2**3) + (p1 * y + p2 * x)
+        expected = [1145 * (x * scale + p2 * r2) + 512, 1143 * (y * scale + p1 * r2) + 515]
+        np.testing.assert_allclose(pixel[:2], expected, atol=1e-6)
     np.testing.assert_array_equal(bent.keypoints_3d_m, plain.keypoints_3d_m)
     assert np.abs(bent.keypoints_2d_px - plain.keypoints_2d_px).max() > 0.1
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mesh_lib.datasets.images import BadImage, decode, encode_jpeg, picture_size
+from tests.photos import with_orientation
 
 
 def test_red_stays_red() -> None:
@@ -23,6 +24,24 @@ def test_a_truncated_jpeg_is_refused_though_decoders_would_fill_it_with_grey(kee
     data = encode_jpeg(picture)
     with pytest.raises(BadImage):
         decode(data[: int(keep if keep > 1 else len(data) * keep)])
+
+
+def test_what_phones_put_after_a_jpeg_does_not_make_it_truncated() -> None:
+    """Samsung's and Google's motion photos: a film of megabytes after the end marker."""
+    data = encode_jpeg(np.random.default_rng(0).integers(0, 255, (64, 48, 3), np.uint8))
+    np.testing.assert_array_equal(decode(data + bytes(1 << 16)), decode(data))
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + len(data)) + data
+    with pytest.raises(BadImage, match="truncated"):
+        decode(data[:2] + thumbnail + data[2:-600])
+
+
+@pytest.mark.parametrize(("turn", "shape"), [(False, (48, 64, 3)), (True, (64, 48, 3))])
+def test_pictures_are_turned_as_exif_says_where_that_is_asked_for(turn: bool, shape: tuple[int, ...]) -> None:
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24] = 200  # above, as the sensor saw it: to the right, once a quarter turn clockwise is made
+    turned = decode(with_orientation(encode_jpeg(picture), 6), turn=turn)
+    assert turned.shape == shape
+    assert turned[-8:, -8:].mean() == pytest.approx(200 if turn else 0, abs=3)
 
 
 def test_an_image_bomb_is_refused_before_it_is_decoded() -> None:

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from mesh_lib.body.files import Body
 from mesh_lib.body.layer import BodyLayer
 from mesh_lib.datasets.people import Camera, LocalFiles
-from mesh_lib.datasets.world_bodies import parameters, read_rest_root, to_camera
+from mesh_lib.datasets.world_bodies import RestRoot, mend_left, parameters, read_rest_root, to_camera
 
 RNG = np.random.default_rng(5)
 CAMERA = Camera(
@@ -90,3 +90,18 @@ def test_parameters_of_another_layout_say_what_is_wrong(value: object, said: str
     with pytest.raises(ValueError, match=said) as error:
         parameters(value, pose=72, where="x.json: 7")
     assert "x.json: 7" in str(error.value)
+
+
+def test_a_left_hand_with_the_right_hands_shapes_is_mended() -> None:
+    """MANO 1.2: the left file's shapes have the right hand's sign along x."""
+    per_beta = RNG.normal(0, 1, (3, 10))
+    mirror = np.array([-1.0, 1, 1])
+    right = RestRoot(np.array([0.09, 0.01, 0]), per_beta)
+    good = RestRoot(right.mean_m * mirror, per_beta * mirror[:, None])
+    bad = RestRoot(good.mean_m, per_beta)
+    betas = RNG.normal(0, 1, 10)
+    for left in (good, bad):
+        mended = mend_left(left, right)
+        assert mended is not None
+        np.testing.assert_allclose(mended.at(betas), right.at(betas) * mirror)
+    assert mend_left(bad, None) is bad and mend_left(None, right) is None
