@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.annotate import Job, identity, main
-from pipelines import annotate, runs, storage
+from pipelines import annotate, commits, runs, storage
 from pipelines.annotate import AnnotateStage
 from pipelines.cluster import connect
 from pipelines.verify import verify
@@ -96,6 +96,24 @@ def test_what_was_not_committed_is_done_again_and_nothing_else(job: Job, all_but
     found, expected = rows_of(killed), rows_of(all_but_finished)
     for name in expected.column_names:
         assert found[name].to_pylist() == expected[name].to_pylist(), name
+
+
+def test_files_that_are_done_are_not_read_again(job: Job, killed: Path, tmp_path: Path) -> None:
+    """Their keys alone are; of one that holds a sample without a commit, all of it."""
+    people = storage.read_parquet(str(job.samples)).sort_by("sample_key")
+    samples = tmp_path / "samples"
+    files = [str(samples / f"{i}.parquet") for i in range(6)]
+    for i, path in enumerate(files):
+        storage.write_parquet(people.slice(4 * i, 4), path)
+    run = runs.open_run(str(killed), **identity(job), resume=True)
+    assert commits.files_left(run, files, samples=str(samples)) == set()
+    record = min((killed / "_checkpoint").glob("*.parquet"))
+    lost = set(pq.read_table(record)["sample_key"].to_pylist())
+    record.unlink()
+    holding = {path for path in files if lost & set(pq.read_table(path)["sample_key"].to_pylist())}
+    assert commits.files_left(run, files, samples=str(samples)) == holding and 0 < len(holding) < 6
+    shutil.rmtree(killed / "_checkpoint")
+    assert commits.files_left(run, files, samples=str(samples)) == set(files)
 
 
 def test_what_an_orphan_did_twice_is_taken_back(job: Job, all_but_finished: Path, killed: Path) -> None:
