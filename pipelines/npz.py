@@ -6,6 +6,7 @@ import contextlib
 import json
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from io import BytesIO
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
+from mesh_lib.formats.batch import Arrays
 from pipelines import storage
 
 
@@ -89,19 +91,32 @@ def _header(member: Any, dtype: np.dtype, shape: tuple[int, ...]) -> None:
 
 
 @contextlib.contextmanager
-def read_npz(path: str) -> Iterator[Callable[[str], np.ndarray | None]]:
-    """The arrays of an .npz by name, None for one that it lacks. Nothing is unpickled.
+def read_npz(path: str) -> Iterator[Arrays]:
+    """The arrays of an .npz. Nothing is unpickled.
 
     Raises ValueError for a file that is no .npz, and for an array of objects.
     """
+    with read_arrays(path) as arrays:
+        if isinstance(arrays, np.ndarray):
+            raise ValueError(f"{path} cannot be read: it is one array, not an .npz of several")
+        yield arrays
+
+
+@contextlib.contextmanager
+def read_arrays(path: str) -> Iterator[np.ndarray | Arrays]:
+    """The one array of a .npy, or those of an .npz; as safe as read_npz."""
+    with ExitStack() as stack:
+        stream = stack.enter_context(_read(path, lambda: storage.Files().open(path)))
+        file = _read(path, lambda: np.load(stream, allow_pickle=False))
+        if isinstance(file, np.ndarray):
+            yield file
+            return
+        stack.callback(file.close)
+        yield lambda name: _read(path, lambda: file[name]) if name in file.files else None
+
+
+def _read(path: str, work: Callable[[], Any]) -> Any:
     try:
-        with storage.Files().open(path) as stream, np.load(stream, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it is one array, not an .npz of several")
-
-            def array(name: str) -> np.ndarray | None:
-                return file[name] if name in file.files else None
-
-            yield array
-    except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
+        return work()
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mesh_lib.body.joints import BODY33
+
+Arrays = Callable[[str], np.ndarray | None]
+"""The arrays of a file by name; None for one that it lacks."""
 
 
 @dataclass(frozen=True, kw_only=True)

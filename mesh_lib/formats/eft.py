@@ -3,6 +3,9 @@
 `parm_pose` is 24 rotation matrices, `parm_shape` 10 numbers, `parm_cam` (s, t_x, t_y) of a weak-perspective camera:
 u = s · x + t in [-1, 1] of a square box of 200 · `bbox_scale` pixels about `bbox_center`. Weak perspective has no
 depth: what a pinhole camera sees of a body two arms deep, it cannot repeat to the pixel.
+
+`annotId` is COCO's id of the annotation; files of other datasets (MPII, LSPET) have none, or 0 throughout. `imageName`
+is the picture's file name, without folders in the published files.
 """
 
 from __future__ import annotations
@@ -73,14 +76,17 @@ def moved_px(labels: Labels) -> np.ndarray:
 
 
 def read_entry(entry: Any, *, where: str) -> dict[str, Any]:
-    """One entry as parameters and our camera. Raises ValueError for one that is not EFT's."""
+    """One entry as parameters and our camera, `person_id` "" where it has no annotId.
+
+    Raises ValueError for one that is not EFT's.
+    """
     try:
         rotmats = np.asarray(entry["parm_pose"], np.float64).reshape(24, 3, 3)
         betas = np.asarray(entry["parm_shape"], np.float64).reshape(10)
         cam = np.asarray(entry["parm_cam"], np.float64).reshape(3)
         center = np.asarray(entry["bbox_center"], np.float64).reshape(2)
         side = float(entry["bbox_scale"]) * BOX_PX
-        name, person = str(entry["imageName"]), str(entry.get("annotId", ""))
+        name, person = str(entry["imageName"]), entry.get("annotId")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: an entry of `data` is not EFT's: {error!r}") from None
     finite = all(np.isfinite(values).all() for values in (rotmats, betas, cam, center)) and np.isfinite(side)
@@ -89,7 +95,7 @@ def read_entry(entry: Any, *, where: str) -> dict[str, Any]:
     else:  # orthonormal up to rounding: from_matrix takes the nearest rotation
         rotvec = Rotation.from_matrix(rotmats).as_rotvec()
     return {
-        "person_id": person,
+        "person_id": "" if person is None else str(person),
         "file_name": name,
         "rotvec": rotvec,
         "betas": betas,
@@ -98,4 +104,5 @@ def read_entry(entry: Any, *, where: str) -> dict[str, Any]:
         else np.full(3, np.nan),
         "focal_px": np.full(2, CROP_FOCAL_PX * side / INPUT_PX),
         "princpt_px": center,
+        "box": np.array([*center, side]),
     }

@@ -1,7 +1,8 @@
 """NeuralAnnot's JSON (Moon et al., 2022): {annotation id: {"smpl_param": …, "cam_param": …}}.
 
 `smpl_param` has `pose` 72, `shape` 10 and `trans` 3; `cam_param` the `focal` and `princpt` of the person's virtual
-crop camera in the whole picture's pixels: our own camera, number for number (docs/cameras.md).
+crop camera in the whole picture's pixels: our own camera, number for number (docs/cameras.md). That is the published
+form of datasets in the wild; others are nested or lack the camera, and are neither written nor read here.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def read_entry(key: str, entry: Any, *, where: str) -> dict[str, Any]:
     try:
         if "smpl_param" not in entry:
             raise ValueError(
-                "it has no smpl_param. Files in a world frame (Human3.6M, MPI-INF-3DHP) are read by these datasets' "
-                "readers (jobs/ingest.py); SMPL-X, MANO and FLAME files are not read"
+                "it has no smpl_param. Of files in other forms, Human3.6M's (SMPL) and InterHand2.6M's (MANO) are read "
+                "with their datasets, by jobs/ingest.py; MPI-INF-3DHP's, 3DPW's, and those of SMPL-X and FLAME are not"
             )
         smpl, camera = entry["smpl_param"], entry["cam_param"]
         return {

@@ -4,17 +4,20 @@
 `shape` 10; `part` is 24 and `openpose` 25 keypoints in the picture's pixels. SPIN keeps no camera in these files: we
 add `cam` (s, t_x, t_y) in its convention, u = s · (x + t) in [-1, 1] of the box, which its code turns into a pinhole
 camera of 5000 px on the crop with t_z = 2 · 5000 / (224 · s).
+
+SPIN's published fits are files beside a dataset's: `{dataset}_fits.npy`, 72 of pose and 10 of shape a row, or the
+"final fits", an .npz of `pose`, `betas` and `valid_fit`; their rows are the dataset's, in its order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from mesh_lib.body.joints import OPENPOSE25
-from mesh_lib.formats.batch import SPIN24, Labels, arrange, furthest_px
+from mesh_lib.formats.batch import SPIN24, Arrays, Labels, arrange, furthest_px
 from mesh_lib.geometry.cameras import CROP_FOCAL_PX
 
 INPUT_PX = 224.0
@@ -108,20 +111,55 @@ def project(body_m: np.ndarray, columns: dict[str, np.ndarray]) -> np.ndarray:
     return crop * (side / INPUT_PX)[:, None] + columns["center"][:, None]
 
 
-def entries(arrays: Callable[[str], np.ndarray | None], *, where: str) -> Iterator[dict[str, Any]]:
-    """The people of a file, whose arrays `arrays` gives by name. Raises ValueError for a file that is not SPIN's."""
+def with_fits(arrays: Arrays, fits: np.ndarray | Arrays, *, where: str, dataset: str) -> Arrays:
+    """A dataset's arrays with pose and shape of SPIN's fits: one array (N, 82), or arrays by name.
+
+    Raises ValueError for other arrays, and for others than a row for each of the dataset's.
+    """
+    if isinstance(fits, np.ndarray):
+        if fits.ndim != 2 or fits.shape[1] != 82:
+            raise ValueError(f"{where}: it has shape {fits.shape}; expected (rows, 82), 72 of pose and 10 of shape")
+        pose, shape, valid = fits[:, :72], fits[:, 72:], None
+    else:
+        pose = fits("pose")
+        shape = found if (found := fits("betas")) is not None else fits("shape")
+        valid = found if (found := fits("valid_fit")) is not None else fits("valid")
+        if pose is None or shape is None:
+            raise ValueError(f"{where} has no {'pose' if pose is None else 'betas'}: SPIN's final fits have both")
+    replaced = {"pose": pose, "shape": shape, "has_smpl": None if valid is None else valid.reshape(-1), "cam": None}
+    names = arrays("imgname")
+    rows = len(pose) if names is None else names.size  # a dataset without names is told of by `entries`
+    for name, wanted in {"pose": (rows, 72), "shape": (rows, 10), "has_smpl": (rows,)}.items():
+        values = replaced[name]
+        if values is not None and values.shape != wanted:
+            what = "valid" if name == "has_smpl" else name
+            raise ValueError(
+                f"{where}: {what} has shape {values.shape}; expected {wanted}, a row for each of {dataset}\n"
+                "  fix: pass the fits and the .npz of one dataset and split"
+            )
+    return lambda name: replaced[name] if name in replaced else arrays(name)
+
+
+def entries(arrays: Arrays, *, where: str) -> Iterator[dict[str, Any]]:
+    """The people of a file that have a fit. Raises ValueError for a file that is not SPIN's."""
     needed = {name: arrays(name) for name in ("imgname", "pose", "shape", "center", "scale")}
     if lacking := [name for name, values in needed.items() if values is None]:
         raise ValueError(
-            f"{where} has no {', '.join(lacking)}: SPIN's files with fits have pose and shape for each row"
+            f"{where} has no {', '.join(lacking)}: SPIN's files with fits have pose and shape for each row\n"
+            "  fix: where they are in a file of their own ({dataset}_fits.npy, final fits), pass it as --fits"
         )
-    found = {name: values for name, values in needed.items() if values is not None}
-    rows = len(found["imgname"])
-    shapes = {"pose": (rows, 72), "shape": (rows, 10), "center": (rows, 2), "scale": (rows,), "imgname": (rows,)}
-    for name, shape in shapes.items():
-        if found[name].shape != shape:
-            raise ValueError(f"{where}: {name} has shape {found[name].shape}; expected {shape}")
     valid, cam = arrays("has_smpl"), arrays("cam")
+    found = {name: v for name, v in {**needed, "has_smpl": valid, "cam": cam}.items() if v is not None}
+    rows = found["imgname"].size
+    shapes = {
+        "imgname": (rows,), "pose": (rows, 72), "shape": (rows, 10), "center": (rows, 2), "scale": (rows,),
+        "has_smpl": (rows,), "cam": (rows, 3),
+    }  # fmt: skip
+    for name, values in found.items():
+        what, kinds = ("text", "US") if name == "imgname" else ("numbers", "fiub")
+        if values.shape != shapes[name] or values.dtype.kind not in kinds:
+            wanted = f"expected {what} of shape {shapes[name]}"
+            raise ValueError(f"{where}: {name} has shape {values.shape} of {values.dtype}; {wanted}")
     for row in range(rows):
         if valid is not None and not valid[row]:
             continue
