@@ -6,6 +6,10 @@ Writes  <out>              run.json and the format's file or files (docs/formats
 
     python jobs/export.py neuralannot --labels labels/coco --out exports/coco-neuralannot
     python jobs/export.py webdataset --labels labels/coco --out s3://bucket/coco-tars
+
+Of NeuralAnnot's forms the flat one is written whatever the dataset, as released for datasets in the wild: annotation
+id: {smpl_param, cam_param}, camera frame. Those of Human3.6M and MPI-INF-3DHP (nested by subject, sequence and frame,
+world frame) and of 3DPW (no camera) are not.
 """
 
 from __future__ import annotations
@@ -43,7 +47,8 @@ class Job:
     """What formats that tell people by an annotation's id (neuralannot, eft, coco) take for it: the dataset's own id of
     the person, or, where that is not unique, our sample id."""
     images_root: str = ""
-    """Folder below which pictures are named; by default each picture's own folder, so that names are file names."""
+    """Folder below which pictures are named; by default each picture's own folder, so that names are file names. Where
+    one name would be of two pictures, spin, eft, humandata and coco refuse."""
     parallel: int = 2
     """Tasks that write tars or meshes at the same time."""
 
@@ -68,6 +73,8 @@ def main(job: Job) -> None:
     )
     run.finish(result=dataclasses.asdict(found))
     log.info("%d labels: %s", found.labels, job.out)
+    for reason, count in sorted(found.left_out.items()):
+        log.info("  %d left out: %s", count, reason)
     if found.moved_px[1]:
         log.info(
             "  this format's camera shows joints %.2f px (median) to %.2f px from where the labels have them; %d labels"

@@ -24,6 +24,8 @@ class Labels:
     """What formats with ids of annotations call the person."""
     file_name: Sequence[str]
     """Of the picture, below the dataset's folder."""
+    picture: Sequence[str]
+    """What tells the picture from all others: two of one file name have two of these."""
     rotvec: np.ndarray
     """(N, 24, 3) global_orient, then body_pose."""
     betas: np.ndarray
@@ -52,6 +54,11 @@ class Labels:
 def plain(values: Any) -> Any:
     """Arrays as JSON lists of float32's shortest decimals."""
     return [float(f"{v:.9g}") for v in np.asarray(values, np.float64).ravel()]
+
+
+def annotation_id(value: str) -> int | str:
+    """COCO's ids are whole numbers; those of other datasets stay as they are."""
+    return int(value) if value.isdecimal() and str(int(value)) == value else value
 
 
 def project(points_m: np.ndarray, labels: Labels) -> np.ndarray:

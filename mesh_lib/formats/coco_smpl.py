@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mesh_lib.body.joints import BODY33, COCO17
-from mesh_lib.formats.batch import Labels, plain
+from mesh_lib.formats.batch import Labels, annotation_id, plain
 
 CATEGORY = {
     "id": 1, "name": "person", "supercategory": "person", "keypoints": list(COCO17.names),
@@ -22,7 +22,7 @@ def images(labels: Labels) -> list[tuple[str, dict[str, Any]]]:
     return [
         (
             labels.image_id[i],
-            {"id": _id(labels.image_id[i]), "file_name": labels.file_name[i],
+            {"id": annotation_id(labels.image_id[i]), "file_name": labels.file_name[i],
              "width": int(labels.image_size[i, 0]), "height": int(labels.image_size[i, 1])},
         )
         for i in range(len(labels))
@@ -36,8 +36,8 @@ def person_records(labels: Labels) -> list[dict[str, Any]]:
     flat = np.where(known, np.concatenate([keypoints[..., :2], np.full_like(keypoints[..., :1], 2)], axis=2), 0.0)
     return [
         {
-            "id": _id(labels.person_id[i]),
-            "image_id": _id(labels.image_id[i]),
+            "id": annotation_id(labels.person_id[i]),
+            "image_id": annotation_id(labels.image_id[i]),
             "category_id": 1,
             "iscrowd": 0,
             "bbox": plain(labels.bbox_xywh_px[i]),
@@ -55,8 +55,3 @@ def person_records(labels: Labels) -> list[dict[str, Any]]:
         }
         for i in range(len(labels))
     ]
-
-
-def _id(value: str) -> int | str:
-    """COCO's ids are whole numbers; those of other datasets stay as they are."""
-    return int(value) if value.isdecimal() and str(int(value)) == value else value

@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from mesh_lib.body.joints import OPENPOSE25
 from mesh_lib.formats import spin
-from mesh_lib.formats.batch import SPIN24, Labels, arrange, furthest_px, plain
+from mesh_lib.formats.batch import SPIN24, Labels, annotation_id, arrange, furthest_px, plain
 from mesh_lib.formats.spin import BOX_PX, INPUT_PX
 from mesh_lib.geometry.cameras import CROP_FOCAL_PX
 
@@ -42,7 +42,7 @@ def entries(labels: Labels) -> list[dict[str, Any]]:
             "gt_keypoint_2d": [plain(point) for point in keypoints[i]],
             "joint_validity_openpose18": [bool(v > 0) for v in keypoints[i, :18, 2]],
             "smpltype": "smpl",
-            "annotId": int(labels.person_id[i]) if labels.person_id[i].isdecimal() else labels.person_id[i],
+            "annotId": annotation_id(labels.person_id[i]),
             "imageName": labels.file_name[i],
             "subjectId": labels.sample_id[i],
         }
