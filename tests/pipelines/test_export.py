@@ -29,6 +29,7 @@ from mesh_lib.datasets.images import decode
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
 from pipelines import runs, storage
 from pipelines.bodies import load_body_of
+from pipelines.export import FILE
 
 pytestmark = pytest.mark.ray
 
@@ -355,3 +356,52 @@ def test_ids_that_are_not_unique_are_refused_with_the_way_out(tiny_labels: Path,
     with pytest.raises(ValueError, match="--key sample_id"):
         export_job.main(export_job.Job(to="neuralannot", labels=str(tiny_labels), out=str(tmp_path / "o")))
     assert not (tmp_path / "o" / "SMPL_NeuralAnnot.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["neuralannot", "eft", "spin"])
+def test_formats_are_written_to_and_read_from_object_storage(
+    ray_cluster: None, s3: str, exported: Exported, ours: Ours, tiny_world: Path, tiny_labels: Path, kind: Any
+) -> None:
+    """Of SPIN's also the fits in a file of their own."""
+    out, name = f"{s3}/formats/{kind}", FILE[kind]
+    export_job.main(export_job.Job(to=kind, key="sample_id", labels=str(tiny_labels), out=out))
+    assert runs.load_run(out, job="export")["result"]["labels"] == len(ours.rows)
+    if kind != "spin":
+        assert storage.read_bytes(f"{out}/{name}") == (exported(kind) / name).read_bytes()
+    fits = None
+    if kind == "spin":
+        with np.load(io.BytesIO(storage.read_bytes(f"{out}/{name}"))) as file:
+            data = {key: file[key] for key in file.files}
+        pose, shape, fits = data.pop("pose"), data.pop("shape"), f"{out}/fits.npy"
+        for path, save in ((fits, lambda to: np.save(to, np.hstack([pose, shape]))),
+                           (f"{out}/dataset.npz", lambda to: np.savez(to, **data))):  # fmt: skip
+            packed = io.BytesIO()
+            save(packed)
+            storage.write_bytes(path, packed.getvalue())
+        name = "dataset.npz"
+    back_at = f"{s3}/imported/{kind}"
+    import_job.main(
+        import_job.Job(
+            kind=kind, labels=f"{out}/{name}", fits=fits, samples=str(tiny_world / "street"),
+            body=str(tiny_labels / "body.npz"), out=back_at,
+        )
+    )  # fmt: skip
+    assert "not_labelled" not in runs.load_run(back_at, job="import_labels")["counts"]
+    rows = storage.read_parquet(f"{back_at}/pseudo_gt/status=ok", what="labels").to_pylist()
+    # Fits have no camera, and the one that is solved for may see a bad fit from behind.
+    assert len(rows) == len(ours.rows) or (kind == "spin" and len(rows) > 20)
+    for row in rows:
+        np.testing.assert_allclose(row["betas"], ours.rows[row["sample_id"]]["betas"], rtol=1e-5, atol=1e-6)
+
+
+def test_tars_and_meshes_are_written_to_object_storage(
+    ray_cluster: None, s3: str, exported: Exported, tiny_labels: Path
+) -> None:
+    for to in ("webdataset", "ply"):
+        out = f"{s3}/formats/{to}"
+        export_job.main(export_job.Job(to=to, labels=str(tiny_labels), out=out))
+        there = {path.partition(f"formats/{to}/")[2]: size for path, size in storage.list_files(out)}
+        here = {str(p.relative_to(exported(to))): p.stat().st_size for p in exported(to).rglob("*.*") if p.is_file()}
+        for files in (there, here):
+            files.pop("run.json")
+        assert there == here and there
