@@ -169,9 +169,11 @@ def writing_parquet(path: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table
     pending = f"{folder}/{_pending(name)}"
     # Pictures and coordinates hardly repeat: a dictionary of them made files larger and reading three times as slow.
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
-    with pq.ParquetWriter(pending, schema, filesystem=system, use_dictionary=texts) as writer:  # pyright: ignore[reportArgumentType]
+    with (
+        _whole_or_not(system, pending, inner),
+        pq.ParquetWriter(pending, schema, filesystem=system, use_dictionary=texts) as writer,  # pyright: ignore[reportArgumentType]
+    ):
         yield lambda table: writer.write_table(table, row_group_size=ROW_GROUP)
-    system.move(pending, inner)
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -207,9 +209,20 @@ def writing(path: str) -> Iterator[BinaryIO]:
         return
     system.create_dir(folder, recursive=True)
     pending = f"{folder}/{_pending(name)}"
-    with open(pending, "wb") as stream:
+    with _whole_or_not(system, pending, inner), open(pending, "wb") as stream:
         yield stream
-    system.move(pending, inner)
+
+
+@contextlib.contextmanager
+def _whole_or_not(system: fs.FileSystem, pending: str, final: str) -> Iterator[None]:
+    """Give a file its name once the block has ended well; else it goes."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            system.delete_file(pending)
+        raise
+    system.move(pending, final)
 
 
 def _pending(name: str) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import fs
 
 from mesh_lib import tables
 from mesh_lib.body.joints import COCO17
@@ -48,6 +50,27 @@ def test_writing_again_replaces(folder: str) -> None:
     assert storage.read_json(storage.join(folder, "x.json")) == 2
     storage.delete_contents(folder)
     assert storage.list_files(folder) == []
+
+
+def test_what_fails_half_way_leaves_nothing(folder: str) -> None:
+    storage.write_bytes(storage.join(folder, "here"), b"")
+    table = pa.table({"a": [1, 2]})
+
+    def text() -> None:
+        with storage.writing(storage.join(folder, "a.json")) as stream:
+            stream.write(b"half")
+            raise KeyboardInterrupt
+
+    def rows() -> None:
+        with storage.writing_parquet(storage.join(folder, "a.parquet"), table.schema) as write:
+            write(table)
+            raise KeyboardInterrupt
+
+    for fail in (text, rows):
+        with pytest.raises(KeyboardInterrupt):
+            fail()
+    system, inner = storage.resolve(folder)
+    assert [info.base_name for info in system.get_file_info(fs.FileSelector(inner))] == ["here"]
 
 
 def test_manifests_and_temporary_files_are_not_data(folder: str) -> None:
