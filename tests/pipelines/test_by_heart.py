@@ -27,20 +27,19 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PEOPLE = 64
 ROUNDS: dict[str, Any] = {
     "stream": StreamConfig(readers=1, augment=False), "batch_size": 16, "weak_share": 0.0, "schedule": "linear",
-    "learning_rate": 1e-3, "epochs": 16, "samples_per_epoch": PEOPLE * 60, "precision": "float32",
+    "learning_rate": 5e-4, "epochs": 10, "samples_per_epoch": PEOPLE * 60, "precision": "float32",
 }  # fmt: skip
 NETWORKS: dict[str, Any] = {
     "pose2pose": (Pose2Pose, Pose2PoseTraining(
-        model=Pose2PoseConfig(backbone=18, input_width=96, input_height=128, pose_head="rot6d"),
+        model=Pose2PoseConfig(backbone=18, input_width=64, input_height=64, pose_head="rot6d"),
         loss=Pose2PoseLossConfig(pose_space="rotmat", normalise_by="valid"), **ROUNDS,
     )),
     "hmr": (Hmr, HmrTraining(
-        model=HmrConfig(backbone=18, input_width=96, input_height=96, dropout=0.0),
-        **{**ROUNDS, "learning_rate": 5e-4},
+        model=HmrConfig(backbone=18, input_width=64, input_height=64, dropout=0.0), **ROUNDS,
     )),
     "lixel": (Lixel, LixelTraining(
         model=LixelConfig(
-            backbone=18, input_width=96, input_height=96, depth_bins=24, head=HeadConfig(channels=64, recompute=False)
+            backbone=18, input_width=64, input_height=64, depth_bins=16, head=HeadConfig(channels=64, recompute=False)
         ),
         loss=LixelLossConfig(normalise_by="valid", check_fits=False), **ROUNDS,
     )),
