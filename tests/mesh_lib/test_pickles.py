@@ -60,8 +60,11 @@ class Posing:
         return self.told
 
 
+RECONSTRUCT: Any = np.zeros(1).__reduce__()[0]
+
+
 def array(kind: Any, shape: tuple[int, ...], values: Any) -> Posing:
-    return Posing(np.zeros(1).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, shape, kind, False, values))
+    return Posing(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, shape, kind, False, values))
 
 
 def bad_sparse(index: int) -> Any:

@@ -190,8 +190,10 @@ for out in outs:
 """
 
 
-def test_no_cluster_is_too_small_to_end(job: Job, killed: Path, tmp_path: Path) -> None:
-    """With 1 and 2 logical CPUs a plan that would wait for ever is refused; with 4 it ends. Fresh and resumed."""
+@pytest.mark.faults
+def test_no_cluster_is_too_small_to_end(job: Job, killed: Path, photos: Path, tmp_path: Path) -> None:
+    """With 1 and 2 logical CPUs a plan that would wait for ever is refused; with 4 it ends. Fresh and resumed. Ingest
+    fits one."""
     import pickle
 
     from ray.cluster_utils import Cluster
@@ -210,6 +212,12 @@ def test_no_cluster_is_too_small_to_end(job: Job, killed: Path, tmp_path: Path) 
         return run.stdout.decode()
 
     try:
+        folders = ["--annotations", str(photos / "keypoints.json"), "--images", str(photos)]
+        subprocess.run(
+            [sys.executable, "jobs/ingest.py", "coco", *folders, "--out", str(tmp_path / "ingested")], cwd=ROOT,
+            timeout=240, check=True, env={**os.environ, "RAY_ADDRESS": str(cluster.address)},
+        )  # fmt: skip
+        assert storage.read_parquet(str(tmp_path / "ingested")).num_rows == 5
         for have, more in ((1, 1), (2, 2)):
             said = told()
             assert said.count(f"it needs 3.25 CPUs, it has {have}") == 2 and "start Ray with more CPUs" in said

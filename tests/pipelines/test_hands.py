@@ -74,7 +74,7 @@ def hands(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def network(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a network that has seen these hands now and then."""
     out = tmp_path_factory.mktemp("hands") / "run"
-    train(hands, out, epochs=2, samples_per_epoch=FEW * 40)
+    train(hands, out, epochs=2, samples_per_epoch=FEW * 25)
     return out
 
 
@@ -141,6 +141,7 @@ def test_hands_without_mano_are_refused_by_name(hands: Path, network: Path, tmp_
         score(network, tmp_path, tmp_path / "scores")
 
 
+@pytest.mark.slow
 def test_stage_two_learns_manos_parameters_and_is_scored_by_its_own_mesh(
     hands: Path, network: Path, tmp_path: Path
 ) -> None:

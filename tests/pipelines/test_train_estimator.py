@@ -115,6 +115,7 @@ def test_i2l_meshnet_learns_from_labels_then_its_parameters_alone(
     assert not mesher.needs_camera
 
 
+@pytest.mark.slow
 def test_a_meshnet_that_sees_true_joints_trains_and_is_not_asked_without_them(
     tiny_world: Path, tiny_labels: Path, tmp_path: Path
 ) -> None:
