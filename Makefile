@@ -17,7 +17,8 @@ evening: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(PY) -m pytest $(ARGS)
 
-# What a training and annotate survive: kills, of annotate at SEEDS random moments each, a bad day in S3, a full disk.
+# What a training and annotate survive: kills, of annotate at SEEDS random moments each, a bad day in S3, a full disk, a
+# cluster that is too small.
 SEEDS ?= 5
 faults: $(VENV)/installed-test
 	ANNOMESH_FAULT_SEEDS=$(SEEDS) $(PY) -m pytest -m faults $(ARGS)
