@@ -88,8 +88,22 @@ class PackedTrunk(nn.Module):
         return self.late(self.early(x))
 
 
+class SteadyLinear(nn.Module):
+    """A linear layer that answers a row alike wherever in a batch it lies. Small products are summed in another order
+    at a batch's end; in double precision that is lost in rounding, and costs next to nothing."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight = layer.weight.detach().double()
+        self.bias = None if layer.bias is None else layer.bias.detach().double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x.double(), self.weight, self.bias).to(x.dtype)
+
+
 def ready(regressor: Net) -> Net:
-    """A copy for inference: batch norms folded into weights and, where that can be, its `backbone` packed.
+    """A copy for inference: batch norms folded into weights and, where that can be, its `backbone` packed and linear
+    layers steady.
 
     It cannot learn, nor be saved.
     """
@@ -97,4 +111,8 @@ def ready(regressor: Net) -> Net:
     backbone = getattr(quick, "backbone", None)
     if isinstance(backbone, ResNet) and can_pack(quick):
         setattr(quick, "backbone", PackedTrunk(backbone))  # noqa: B010
+        for module in list(quick.modules()):
+            for name, layer in module.named_children():
+                if isinstance(layer, nn.Linear):
+                    setattr(module, name, SteadyLinear(layer))
     return quick
