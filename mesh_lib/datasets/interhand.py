@@ -62,7 +62,8 @@ class InterHand(Reader):
     """Folder of annotations and images."""
     subset: Literal["train", "val", "test"] = "train"
     mano_left: str = ""
-    """MANO_LEFT (.pkl or .npz); without it translations of the left hand are not known."""
+    """MANO_LEFT (.pkl or .npz); without it translations of the left hand are not known. Beside MANO_RIGHT its known
+    fault, shapes that are not mirrored, is seen and mended."""
     mano_right: str = ""
     """MANO_RIGHT, for the right hand."""
 
