@@ -56,7 +56,9 @@ class Training:
     """Epochs at which the learning rate is cut to a tenth."""
     warm_up: int = 100
     """Steps of the linear schedule's rise."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the network; auto: bfloat16 where the machine that trains computes in it, else float32, since most CPUs only
+    imitate it, ten times as slowly. A run that goes on on another kind of machine is exact where it is named."""
     compile: bool = False
     """Let torch.compile fuse the network: a minute or two at the start, faster steps after, on a GPU."""
     keep: Literal["last", "best"] = "last"
@@ -178,6 +180,8 @@ class _Worker:
         torch.manual_seed(task.training.seed)
         torch.set_num_threads(task.training.threads)
         self.device = ray.train.torch.get_device()
+        wanted = task.training.precision
+        self.half = wanted == "bfloat16" or (wanted == "auto" and computes_in_bfloat16(self.device))
         self.rank = ray.train.get_context().get_world_rank()
         self.learner = task.recipe.start(task.folder)
         self.network = self.learner.network.to(self.device)
@@ -242,7 +246,7 @@ class _Worker:
             if isinstance(self.shared, nn.parallel.DistributedDataParallel):
                 self.shared.require_backward_grad_sync = part == self.training.accumulate - 1
             image, truth = to_tensors(batch)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.precision == "bfloat16"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
                 answer = self.wrapped(*self.learner.inputs(image, truth))
             losses = self.learner.losses(answer, truth)
             loss = torch.stack(list(losses.values())).sum() / self.training.accumulate
@@ -314,7 +318,7 @@ class _Worker:
         found = torch.zeros(2, dtype=torch.float64, device=self.device)
         for batch in crops.iter_torch_batches(batch_size=VALIDATION_BATCH, device=self.device):
             image, truth = to_tensors(batch)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.precision == "bfloat16"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
                 answer = self.network(*self.learner.inputs(image, truth))
             errors = self.learner.errors(answer, truth)
             known = ~errors.isnan() & ~batch["stand_in"]
@@ -356,6 +360,14 @@ class _Worker:
                 f"the weights are not finite any more before step {self.progress.step}\n"
                 "  fix: lower the learning rate (in another --out)"
             )
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for it; what it has not, torch imitates."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # younger than the oldest torch that we take
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def to_tensors(batch: dict[str, Tensor]) -> tuple[Tensor, Any]:
