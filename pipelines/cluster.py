@@ -125,5 +125,7 @@ def set_up_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # a mistake found in a task is told as one found here
+    # Ray starts 32 processes for every read of Parquet, whose footers one process reads by the thousand.
+    os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", str(min(32, max(1, cores() // 4))))
     if Unhurried not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(Unhurried)
