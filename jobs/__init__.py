@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ def start(
     prints the settings and stops. A user's mistake ends in one readable message; ANNOMESH_DEBUG=1 shows the traceback
     instead.
     """
+    gc.freeze()  # else Python, as it ends, looks through all that was imported: a second or more
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     doc = re.sub(r"\n(?=[A-Z])", "\n\n", doc)  # else the help joins Reads, Writes and Costs into one paragraph
     settings: Any
