@@ -138,15 +138,20 @@ def fit(
     return storage.read_json(run.path(METRICS))[-1]
 
 
-class _Trainer(ray.train.torch.TorchTrainer):
-    """Without Ray's cleaner on a cluster of this process's own, where nothing is left to clean when it dies.
+IDLE_CALLBACKS = {"PlacementGroupCleanerCallback", "PreemptionCallback", "DatasetsCallback"}
 
-    The cleaner asks the dashboard whether the trainer lives; where there is none, each training ends 12 seconds later.
+
+class _Trainer(ray.train.torch.TorchTrainer):
+    """Without what Ray Train does in vain on a cluster of this process's own.
+
+    Such a cluster dies with its driver and is never preempted, and streams are made by the workers themselves. The
+    cleaner asks the dashboard whether the trainer lives: where there is none, each training ends 12 seconds later. The
+    other two are a process each.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         made = super()._create_default_callbacks()  # pyright: ignore[reportAttributeAccessIssue]
-        return [c for c in made if not (is_own_cluster() and type(c).__name__ == "PlacementGroupCleanerCallback")]
+        return [c for c in made if not (is_own_cluster() and type(c).__name__ in IDLE_CALLBACKS)]
 
 
 def _raise_mistake(run: runs.Run, feeds: list[Feed]) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import cv2
 import numpy as np
+import simplejpeg
 
+JPEG = b"\xff\xd8"
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused: a small file can claim any size (an image bomb)."""
 
@@ -29,6 +33,9 @@ def decode(data: bytes | None, *, turn: bool = False) -> np.ndarray:
     if width * height > MAX_PIXELS:
         claim = f"picture claims {width}x{height} pixels; the limit is {MAX_PIXELS}"
         raise BadImage(claim, reason="image_too_large")
+    if data[:2] == JPEG and not turn:
+        with contextlib.suppress(ValueError):  # damaged or CMYK: OpenCV makes of it what can be made
+            return simplejpeg.decode_jpeg(data, "RGB")  # OpenCV's pixels, in a half to three quarters of its time
     flags = cv2.IMREAD_COLOR_RGB | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if picture is None:
@@ -42,7 +49,7 @@ def picture_size(data: bytes) -> tuple[int, int]:
         if b"IEND" not in data[-16:]:
             raise BadImage("the PNG is truncated: it has no end marker")
         return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    if data[:2] == b"\xff\xd8":
+    if data[:2] == JPEG:
         return _jpeg_size(data)
     raise BadImage("the file is neither JPEG nor PNG")
 

@@ -3,8 +3,10 @@ from __future__ import annotations
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
+import simplejpeg
 
 from mesh_lib.datasets.images import BadImage, decode, encode_jpeg, picture_size
 from tests.photos import with_orientation
@@ -16,6 +18,24 @@ def test_red_stays_red() -> None:
     again = decode(encode_jpeg(red))
     assert again.shape == (40, 60, 3)
     assert abs(again.reshape(-1, 3).mean(axis=0) - [200, 0, 0]).max() < 3
+
+
+PHOTO = cv2.resize(np.random.default_rng(0).integers(0, 255, (13, 17, 3), np.uint8), (163, 121))
+HALVED = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+FULL = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+
+
+@pytest.mark.parametrize("data", [
+    cv2.imencode(".jpg", PHOTO, HALVED)[1].tobytes(),
+    cv2.imencode(".jpg", PHOTO, [*FULL, cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes(),
+    cv2.imencode(".jpg", PHOTO[..., 0])[1].tobytes(),
+    simplejpeg.encode_jpeg(np.dstack([PHOTO, PHOTO[..., 0]]), colorspace="CMYK", colorsubsampling="422"),
+    cv2.imencode(".jpg", PHOTO)[1].tobytes()[:2000] + b"\xff\xd9",
+], ids=["halved colours", "progressive", "grey", "for print", "damaged"])  # fmt: skip
+def test_pixels_are_those_that_opencv_gives(data: bytes) -> None:
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert expected is not None
+    np.testing.assert_array_equal(decode(data), expected)
 
 
 @pytest.mark.parametrize("keep", [10, 0.5, 0.98])
