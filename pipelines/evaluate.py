@@ -175,8 +175,11 @@ def _check_labels(source: Source, labels: str, *, unlabelled: Unlabelled) -> Non
 def _score(run: runs.Run, *, benchmark: Benchmark, ask: Ask, stage: EvaluateStage) -> None:
     system, _ = storage.resolve(benchmark.sources[0].path)
     files = sorted({file for source in benchmark.sources for file, _, _ in source.groups})
+    left = commits.files_left(run, files, samples=benchmark.sources[0].path)
+    if not left:
+        return
     joint_set = benchmark.sources[0].joint_set
-    rows = ray.data.read_parquet(files, filesystem=system, shuffle=None, num_cpus=READ_CPUS)
+    rows = ray.data.read_parquet(sorted(left), filesystem=system, shuffle=None, num_cpus=READ_CPUS)
     named = [storage.parquet_schema(source.path).names for source in benchmark.sources]
     shared = [name for name in named[0] if all(name in names for names in named)]
     rows = rows.select_columns(needed_columns(ask, benchmark, shared))

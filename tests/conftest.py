@@ -20,6 +20,14 @@ from pyarrow import fs
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_rival_starts_at_once() -> None:
+    """In this process alone; tests of two drivers start commands, which wait for each other as ever."""
+    from pipelines import lease
+
+    lease.SETTLE_S = 0.1
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(s3: str) -> Iterator[None]:
     """A real local cluster, started once, its workers knowing the S3 server; only what was started here is stopped."""

@@ -25,7 +25,7 @@ from pipelines.measure import PeakMemory
 from pipelines.runs import open_run
 from tests.bench.bench_stream import show
 
-PICTURES, PEOPLE, ROUNDS, PROCESSES = 64, 20_000, 3, 2
+PICTURES, PEOPLE, ROUNDS, PROCESSES = 64, 40_000, 3, 2
 KEYPOINTS = [v for k in range(17) for v in (200 + 10 * (k % 4), 100 + 15 * k, 2)]
 POLYGON = [round(100 + 0.37 * i, 2) for i in range(180)]
 """As much text as a segmentation of COCO's."""
@@ -81,30 +81,46 @@ def race(root: Path, pictures: Path) -> tuple[list[str], list[list[str]]]:
     """In turns; start and end of each included, and how long ours takes once it runs."""
     annotations = write_coco(root / "people.json", PEOPLE)
     boxes = [(str(pictures / image["file_name"]), person["bbox"]) for image, person in records(PEOPLE)]
-    times: dict[str, list[float]] = {"bare loop, two processes": [], "jobs/ingest.py": []}
+    times: dict[str, list[float]] = {name: [] for name in ("jobs/ingest.py", *BARE)}
     for _ in range(ROUNDS):
-        with get_context("spawn").Pool(PROCESSES) as pool:  # a fork of a process with Ray's threads may hang
-            pool.map(_bare, boxes[:PROCESSES], chunksize=1)
-            started = time.perf_counter()
-            kept = sum(pool.imap_unordered(_bare, boxes, chunksize=64))
-            times["bare loop, two processes"].append(time.perf_counter() - started)
-            pool.close()
-            pool.join()
-        assert kept
+        for name, work in BARE.items():
+            with get_context("spawn").Pool(PROCESSES) as pool:  # a fork of a process with Ray's threads may hang
+                pool.map(work, boxes[:PROCESSES], chunksize=1)
+                started = time.perf_counter()
+                assert sum(pool.imap_unordered(work, boxes, chunksize=64))
+                times[name].append(time.perf_counter() - started)
+                pool.close()
+                pool.join()
         started = time.perf_counter()
         run_ingest(root / "out", annotations, pictures)
         times["jobs/ingest.py"].append(time.perf_counter() - started)
     rates = {name: PEOPLE / float(np.median(seconds)) for name, seconds in times.items()}
-    bare = rates["bare loop, two processes"]
-    rows = [[name, f"{rate:.0f}", f"{rate / bare:.2f}"] for name, rate in rates.items()]
-    return ["what", "people/s", "of the bare loop"], rows
+    rows = [[name, f"{rate:.0f}", f"{rates['jobs/ingest.py'] / rate:.2f}"] for name, rate in rates.items()]
+    return ["what", "people/s", "ours is × as fast"], rows
 
 
-def _bare(task: tuple[str, list[float]]) -> int:
-    """Read, decode, crop and encode again: what there is to do to a picture."""
+def _as_one_writes_it(task: tuple[str, list[float]]) -> int:
+    """Read, decode, crop and encode again by OpenCV: what there is to do to a picture."""
+    cv2.setNumThreads(1)
+    picture = cv2.imread(task[0])
+    assert picture is not None
+    x, y, w, h = task[1]
+    half, margin = max(w, h) / 2, IngestStage().margin
+    left, top = (max(0, int(v - half * margin)) for v in (x + w / 2, y + h / 2))
+    part = picture[top : int(y + h / 2 + half * margin) + 1, left : int(x + w / 2 + half * margin) + 1]
+    if max(part.shape) > IngestStage().max_side_px:
+        scale = IngestStage().max_side_px / max(part.shape)
+        part = cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return len(cv2.imencode(".jpg", part, [cv2.IMWRITE_JPEG_QUALITY, 95])[1])
+
+
+def _with_our_own(task: tuple[str, list[float]]) -> int:
     cv2.setNumThreads(1)
     data = Path(task[0]).read_bytes()
     return len(store(decode(data), data, task[1], IngestStage())[0])
+
+
+BARE = {"bare loop by OpenCV, two processes": _as_one_writes_it, "the same by our own functions": _with_our_own}
 
 
 def run_ingest(out: Path, annotations: Path, pictures: Path) -> dict[str, Any]:

@@ -120,11 +120,22 @@ def test_a_missing_option_is_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: 
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_a_mistake_is_one_message_without_a_traceback(command: tuple[str, ...], said: str, tmp_path: Path) -> None:
+@pytest.mark.ray
+def test_a_mistake_is_one_message(
+    ray_cluster: None, command: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     job, *arguments = (part.replace("{}", str(tmp_path)) for part in command)
-    done = run(f"jobs/{job}.py", *arguments)
-    assert done.returncode != 0
-    assert re.search(said, done.stderr + done.stdout) and "Traceback" not in done.stderr
+    with pytest.raises(SystemExit) as done:
+        run_here(job, *arguments, monkeypatch=monkeypatch)
+    told = capsys.readouterr()
+    assert re.search(said, f"{done.value.code} {told.out} {told.err}") and done.value.code != 0
+
+
+def test_a_mistake_has_no_traceback(tmp_path: Path) -> None:
+    done = run("jobs/annotate.py", "--samples", f"{tmp_path}/no", "--annotator", f"{tmp_path}/f", "--out", "o")
+    assert done.returncode == 1
+    assert "not a run folder" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_body_is_built_drawn_and_written(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pipelines.lease import Lease
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same beats, in a tenth of the time."""
-    for name in ("BEAT_S", "STALE_S", "SETTLE_S"):
+    for name in ("BEAT_S", "STALE_S"):
         monkeypatch.setattr(lease, name, getattr(lease, name) / 10)
 
 
