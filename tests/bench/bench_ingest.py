@@ -5,11 +5,12 @@ python -m tests.bench.bench_ingest
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         pictures = make_pictures(root / "pictures")
+        show("Decoding a JPEG of 640×480, one process", decoding(pictures))
         show(f"{PEOPLE} people of as many pictures, 640×480", race(root, pictures))
         show("Memory over a larger annotation file", memory(root, pictures))
 
@@ -75,6 +77,25 @@ def write_coco(path: Path, count: int, *, labelled_every: int = 1) -> Path:
             out.write("]")
         out.write("}")
     return path
+
+
+def decoding(pictures: Path) -> tuple[list[str], list[list[str]]]:
+    """CPU time a picture, in turns, of the pixels that both give; each round takes new memory for each picture."""
+    cv2.setNumThreads(1)
+    data = [(pictures / f"{i}.jpg").read_bytes() for i in range(PICTURES)]
+    ways: dict[str, Callable[[bytes], Any]] = {
+        "OpenCV": lambda one: cv2.imdecode(np.frombuffer(one, np.uint8), cv2.IMREAD_COLOR_RGB),
+        "ours (simplejpeg)": decode,
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _, (name, way) in itertools.product(range(10), ways.items()):
+        started = time.process_time()
+        for one in data:
+            way(one)
+        times[name].append((time.process_time() - started) / len(data) * 1e3)
+    medians = {name: float(np.median(spent)) for name, spent in times.items()}
+    rows = [[name, f"{ms:.2f}", f"{ms / medians['OpenCV']:.2f}"] for name, ms in medians.items()]
+    return ["decoder", "ms", "of OpenCV's"], rows
 
 
 def race(root: Path, pictures: Path) -> tuple[list[str], list[list[str]]]:
