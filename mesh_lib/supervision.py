@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -141,18 +140,3 @@ def swap(
 ) -> Float[Tensor, "batch joints channels"]:
     """Exchange left and right joints of the flipped samples."""
     return torch.where(flip[:, None, None], values[:, list(joint_set.mirror)], values)
-
-
-def to_body33(keypoints: np.ndarray, source: JointSet) -> np.ndarray:
-    """(…, joints, C+1) of any joint set as BODY33 by name; the last channel is confidence or validity.
-
-    Where the source has no pelvis it is the middle of the hips, valid when both are (Pose2Pose's COCO reader).
-    """
-    out = BODY33.take_from(keypoints, source)
-    names = set(source.names)
-    if "pelvis" not in names and {"left_hip", "right_hip"} <= names:
-        left, right = keypoints[..., source.index("left_hip"), :], keypoints[..., source.index("right_hip"), :]
-        pelvis = (left + right) / 2
-        pelvis[..., -1] = left[..., -1] * right[..., -1]
-        out[..., BODY33.index("pelvis"), :] = pelvis
-    return out

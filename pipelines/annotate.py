@@ -17,7 +17,6 @@ from ray.data import ActorPoolStrategy
 
 from mesh_lib import tables
 from pipelines import annotators, commits, runs, storage
-from pipelines.bodies import BODY
 from pipelines.cluster import require_resources
 from pipelines.crops import COLUMNS, READ_CPUS, crop_rows, prepare
 from pipelines.label_files import LABELS, status_of
@@ -100,7 +99,7 @@ def annotate(run: runs.Run, *, samples: str, annotator: str, stage: AnnotateStag
     started = time.time()
     samples, annotator = storage.absolute(samples), storage.absolute(annotator)
     source = open_source(samples)
-    storage.write_bytes(run.path(BODY), storage.read_bytes(storage.join(annotator, BODY)))
+    storage.write_bytes(run.path(runs.BODY), storage.read_bytes(storage.join(annotator, runs.BODY)))
     method = _method(run, source=source, annotator=annotator, stage=stage)
     lines = lineage(run, annotator=annotator, samples=samples, method=method)
     commits.write_all(

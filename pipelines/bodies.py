@@ -19,9 +19,8 @@ from mesh_lib.body.files import Body, convert_pkl, load_body
 from mesh_lib.body.open_body import BUILDER, Resolution, build_open_body
 from mesh_lib.render.body_sheet import body_sheet
 from pipelines import storage
+from pipelines.runs import BODY
 
-BODY = "body.npz"
-"""The body's name in a run folder."""
 NAMES: dict[Resolution, str] = {"full": "OPEN_SMPL", "low": "OPEN_SMPL_LOW"}
 
 

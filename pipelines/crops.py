@@ -14,8 +14,8 @@ from mesh_lib import tables
 from mesh_lib.body.joints import BODY33, JointSet
 from mesh_lib.datasets.images import BadImage
 from pipelines import storage
+from pipelines.cutter import Cutter
 from pipelines.sources import Source
-from pipelines.stream import Cutter
 
 IDENTITY = ("sample_id", "sample_key", "dataset", "split", "image_id", "person_id")
 COLUMNS = (*IDENTITY, "image", "image_uri", "image_size", "crop_to_image", "bbox_xywh_px", "keypoints_2d_px")
@@ -28,11 +28,12 @@ def crop_rows(
 ) -> Dataset:
     """Every sample of a dataset, once, cut for a network: crop, box, given keypoints, and a `status`.
 
-    So many rows become one block, where as many are left.
+    So many rows become one block, where as many are left. As many tasks read files as decode: Ray would start one for
+    every file, up to all CPUs, which fill the object store before anybody decodes.
     """
     system, _ = storage.resolve(source.path)
     files = sorted({file for file, _, _ in source.groups})
-    rows = ray.data.read_parquet(files, filesystem=system, shuffle=None, num_cpus=READ_CPUS)
+    rows = ray.data.read_parquet(files, filesystem=system, shuffle=None, num_cpus=READ_CPUS, concurrency=readers)
     return rows.select_columns(list(COLUMNS)).map_batches(
         lambda table: prepare(table, input_size=input_size, joint_set=source.joint_set, need_keypoints=need_keypoints),
         batch_size=block_rows,
@@ -80,3 +81,24 @@ def unusable(table: pa.Table, keypoints: np.ndarray, *, need_keypoints: bool) ->
         status[~claimed.any(axis=1)] = "no_keypoints"
     status[(status == tables.OK) & np.asarray(table.column("image_size").is_null())] = "bad_image"
     return status
+
+
+class Crops:
+    """Ray Data function: rows of samples with their pictures in, the same with `crop`, `box` and `status` out."""
+
+    def __init__(self, input_size: tuple[int, int], joint_set: JointSet) -> None:
+        self.input_size, self.joint_set = input_size, joint_set
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        crops = prepare(table, input_size=self.input_size, joint_set=self.joint_set, need_keypoints=False)
+        table = table.drop_columns(["image", "image_uri"])
+        for name in ("crop", "box"):
+            table = table.append_column(name, lists(crops[name]))
+        return table.append_column("status", pa.array(crops["status"].tolist(), pa.string()))
+
+
+def lists(values: np.ndarray) -> pa.Array:
+    """One list a row: bytes stay bytes, all else is single precision."""
+    kind = np.uint8 if values.dtype == np.uint8 else np.float32
+    flat = np.ascontiguousarray(values.reshape(len(values), -1), kind)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])

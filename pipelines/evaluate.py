@@ -25,9 +25,9 @@ from mesh_lib.metrics.summary import RESAMPLES, Estimate, Mean, Scores, compare
 from mesh_lib.nets.lixel import LixelConfig
 from pipelines import annotators, commits, estimators, runs, storage
 from pipelines.benchmark import Benchmark, Scored, check_body, check_people, check_protocol
-from pipelines.bodies import BODY
 from pipelines.cluster import require_resources
-from pipelines.evaluator import Ask, Crops, Evaluate, RootDepth, needed_columns
+from pipelines.crops import Crops
+from pipelines.evaluator import Ask, Evaluate, RootDepth, needed_columns
 from pipelines.label_files import LABELLERS
 from pipelines.labelled import Unlabelled, with_labels
 from pipelines.score_pages import plain_numbers, table
@@ -105,7 +105,7 @@ def evaluate(
     there, and for people without a prediction where these are refused.
     """
     ids = check_people(benchmark)
-    check_body(benchmark, storage.join(storage.absolute(folder), BODY))
+    check_body(benchmark, storage.join(storage.absolute(folder), runs.BODY))
     gpus = stage.gpus if stage.gpus is not None else float(bool(ray.cluster_resources().get("GPU")))
     ask = Ask(
         folder=storage.absolute(folder), what=what, root_depth=stage.root_depth, batch_size=stage.batch_size,
@@ -179,7 +179,9 @@ def _score(run: runs.Run, *, benchmark: Benchmark, ask: Ask, stage: EvaluateStag
     if not left:
         return
     joint_set = benchmark.sources[0].joint_set
-    rows = ray.data.read_parquet(sorted(left), filesystem=system, shuffle=None, num_cpus=READ_CPUS)
+    rows = ray.data.read_parquet(
+        sorted(left), filesystem=system, shuffle=None, num_cpus=READ_CPUS, concurrency=stage.readers
+    )
     named = [storage.parquet_schema(source.path).names for source in benchmark.sources]
     shared = [name for name in named[0] if all(name in names for names in named)]
     rows = rows.select_columns(needed_columns(ask, benchmark, shared))

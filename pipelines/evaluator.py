@@ -26,7 +26,7 @@ from mesh_lib.nets.estimators import Mesher, View, box_root_depth_m
 from pipelines import estimators
 from pipelines.benchmark import PARAMETERS, Benchmark, Known, truth_reader
 from pipelines.bodies import load_body_of
-from pipelines.crops import prepare
+from pipelines.crops import lists
 from pipelines.join import Lookup, row_groups
 from pipelines.labelled import label_files
 from pipelines.sources import COLUMNS
@@ -107,8 +107,8 @@ class Evaluate:
         ours, theirs = (
             _filled(self.scorer.joints_m(p), good) for p in (People(vertices_m=guess.vertices_m), known.people)
         )
-        lists = {"joints_m": _lists(ours), "truth_joints_m": _lists(theirs)}
-        return pa.table(columns | {name: pa.array(value.double().numpy()) for name, value in scores.items()} | lists)
+        joints = {"joints_m": _lists(ours), "truth_joints_m": _lists(theirs)}
+        return pa.table(columns | {name: pa.array(value.double().numpy()) for name, value in scores.items()} | joints)
 
     def _scores(self, known: Known, guess: Guess, good: torch.Tensor, table: pa.Table) -> dict[str, torch.Tensor]:
         """Columns of everybody; NaN for whom nothing is predicted."""
@@ -213,20 +213,6 @@ class Evaluate:
         )
 
 
-class Crops:
-    """Ray Data function: rows of samples with their pictures in, the same with `crop`, `box` and `status` out."""
-
-    def __init__(self, input_size: tuple[int, int], joint_set: JointSet) -> None:
-        self.input_size, self.joint_set = input_size, joint_set
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        crops = prepare(table, input_size=self.input_size, joint_set=self.joint_set, need_keypoints=False)
-        table = table.drop_columns(["image", "image_uri"])
-        for name in ("crop", "box"):
-            table = table.append_column(name, _lists(crops[name]))
-        return table.append_column("status", pa.array(crops["status"].tolist(), pa.string()))
-
-
 def label_lookup(labels: str) -> Lookup:
     """Finds labels by sample key."""
     folder, files = label_files(labels)
@@ -258,9 +244,5 @@ def _spread(values: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _lists(values: torch.Tensor | np.ndarray) -> pa.Array:
-    """One list a row: bytes stay bytes, all else is single precision."""
-    array = values.cpu().numpy() if isinstance(values, torch.Tensor) else values
-    kind = np.uint8 if array.dtype == np.uint8 else np.float32
-    flat = np.ascontiguousarray(array.reshape(len(array), -1), kind)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+def _lists(values: torch.Tensor) -> pa.Array:
+    return lists(values.cpu().numpy())

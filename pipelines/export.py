@@ -25,15 +25,14 @@ from ray.data import TaskPoolStrategy
 
 from mesh_lib import tables
 from mesh_lib.body.files import SMPL_VERTICES
-from mesh_lib.body.joints import BODY33
+from mesh_lib.body.joints import BODY33, to_body33
 from mesh_lib.body.layer import BodyLayer
 from mesh_lib.datasets.images import BadImage, decode
 from mesh_lib.formats import coco_smpl, eft, hmr2, human_data, meshes, neural_annot, spin
 from mesh_lib.formats.batch import Labels
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
-from mesh_lib.supervision import to_body33
-from pipelines import storage
-from pipelines.bodies import BODY, load_body_of
+from pipelines import runs, storage
+from pipelines.bodies import load_body_of
 from pipelines.join import Lookup
 from pipelines.label_files import LABELS
 from pipelines.npz import NpzWriter
@@ -167,7 +166,7 @@ def export(
     if not smpl_mesh and to not in meshes.KINDS:
         log.warning(
             "these labels are not of SMPL: their body has another mesh, so whoever poses SMPL with them gets other "
-            "people than these; their own body is %s", storage.join(labels, BODY),
+            "people than these; their own body is %s", storage.join(labels, runs.BODY),
         )  # fmt: skip
     if to in ("webdataset", *meshes.KINDS):
         tally = _export_parts(out, labels=labels, samples=samples, to=to, strip=strip, parallel=parallel)

@@ -13,7 +13,7 @@ RIGHT = 1
 
 
 def hand_columns(table: pa.Table, joint_set: JointSet, *, weak: bool) -> dict[str, np.ndarray]:
-    """The unaugmented truth of a table of samples as HandTruth has it, as stream.truth_columns gives that of bodies.
+    """The unaugmented truth of a table of samples as HandTruth has it, as cutter.truth_columns gives that of bodies.
 
     What is not finite is not known. A sample that knows nothing of its right hand in 3D is weak.
     """

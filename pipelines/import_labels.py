@@ -19,12 +19,11 @@ import torch
 from ray.data import TaskPoolStrategy
 
 from mesh_lib import tables
-from mesh_lib.body.joints import BODY33, JointSet
+from mesh_lib.body.joints import BODY33, JointSet, to_body33
 from mesh_lib.body.layer import KeypointLayer
 from mesh_lib.formats import spin
 from mesh_lib.geometry.rotations import rotvec_to_rotmat
 from mesh_lib.labels import failures, labels_of, labels_table
-from mesh_lib.supervision import to_body33
 from pipelines import runs, storage
 from pipelines.annotate import succeed
 from pipelines.bodies import load_body_of, put_body

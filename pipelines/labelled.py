@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 
 from mesh_lib import tables
 from pipelines import storage
-from pipelines.bodies import BODY
 from pipelines.join import Lookup, row_groups
 from pipelines.label_files import LABELS, status_of
+from pipelines.runs import BODY
 from pipelines.sources import LOOKS, Labels, Source, read_group
 
 Unlabelled = Literal["drop", "error"]

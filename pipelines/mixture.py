@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pipelines import storage
 from pipelines.bodies import body_npz
 from pipelines.sources import Part, Source, holds_3d, open_source
-from pipelines.stream import Feed
 from pipelines.train import make_feed
 from pipelines.train_loop import Training
+from pipelines.windows import Feed
 
 
 @dataclass(frozen=True, kw_only=True)

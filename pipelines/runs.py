@@ -17,6 +17,8 @@ from typing import Any
 from pipelines import storage
 
 RUN_FILE = "run.json"
+BODY = "body.npz"
+"""The name of the body in the folders that hold one."""
 LEASE = "_driver.json"
 """Kept by the driver that is at work in a run folder (pipelines/lease.py)."""
 HOW_WIDE = {

@@ -23,9 +23,9 @@ from torch import Tensor
 from pipelines import annotators, runs, storage
 from pipelines.cluster import is_own_cluster
 from pipelines.sources import Source, read_group
-from pipelines.stream import Feed
 from pipelines.train_checkpoint import CHECKPOINT
 from pipelines.train_loop import METRICS, MISTAKE, PROGRESS, Recipe, Task, Training, train_worker
+from pipelines.windows import Feed
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from pipelines import annotators, runs, storage
 from pipelines.bodies import load_body_of, put_body
 from pipelines.mixture import MixedTraining, check_bodies, make_feeds, open_validation
 from pipelines.sources import open_source
-from pipelines.stream import StreamConfig
 from pipelines.train import check_fit, fit, initial_state
+from pipelines.windows import StreamConfig
 
 log = logging.getLogger(__name__)
 

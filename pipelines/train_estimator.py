@@ -38,10 +38,10 @@ from pipelines.bodies import load_body_of, put_body
 from pipelines.labelled import Unlabelled, body_of, with_labels
 from pipelines.mixture import MixedTraining, check_bodies, make_feeds, open_validation
 from pipelines.sources import Part, Source, open_source
-from pipelines.stream import StreamConfig
 from pipelines.train import check_fit, fit, initial_state
 from pipelines.train_annotator import LIMBS, RUN_WEIGHTS, AnnotatorLearner, limb_errors_mm, limb_truth
 from pipelines.train_loop import Learner
+from pipelines.windows import StreamConfig
 
 log = logging.getLogger(__name__)
 

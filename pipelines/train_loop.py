@@ -2,7 +2,7 @@
 
 A worker that starts looks for the run folder's last checkpoint and goes on from it: after the failure of a worker (Ray
 Train starts the group anew) as after the death of the whole job (the same command again). The order of the samples is
-planned (pipelines/stream.py), so what follows is what would have followed.
+planned (pipelines/windows.py), so what follows is what would have followed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from mesh_lib.hand_supervision import HandTruth
 from mesh_lib.supervision import Truth
 from pipelines import runs, storage
 from pipelines.cluster import set_up_data
-from pipelines.stream import Feed, StreamConfig, batches, crop_stream
+from pipelines.stream import batches, crop_stream
 from pipelines.train_checkpoint import load_checkpoint, save_checkpoint
+from pipelines.windows import Feed, StreamConfig
 
 METRICS = "metrics.json"
 MISTAKE = "mistake.json"

@@ -159,3 +159,18 @@ MANO_TIPS = {
 """Vertices of MANO's 778 that stand for fingertips, as I2L-MeshNet and Pose2Pose use them."""
 
 JOINT_SETS = {s.name: s for s in (SMPL24, VPOSER21, COCO17, POSE2POSE25, BODY33, LSP14)}
+
+
+def to_body33(keypoints: np.ndarray, source: JointSet) -> np.ndarray:
+    """(…, joints, C+1) of any joint set as BODY33 by name; the last channel is confidence or validity.
+
+    Where the source has no pelvis it is the middle of the hips, valid when both are (Pose2Pose's COCO reader).
+    """
+    out = BODY33.take_from(keypoints, source)
+    names = set(source.names)
+    if "pelvis" not in names and {"left_hip", "right_hip"} <= names:
+        left, right = keypoints[..., source.index("left_hip"), :], keypoints[..., source.index("right_hip"), :]
+        pelvis = (left + right) / 2
+        pelvis[..., -1] = left[..., -1] * right[..., -1]
+        out[..., BODY33.index("pelvis"), :] = pelvis
+    return out

@@ -33,13 +33,15 @@ from mesh_lib.nets.vposer import VPoserV2
 from pipelines import annotators, storage
 from pipelines.bodies import cached_body, put_body
 from pipelines.cluster import connect
+from pipelines.cutter import Cutter, truth_columns
 from pipelines.measure import PeakMemory
 from pipelines.runs import open_run
 from pipelines.sources import COLUMNS, open_source
-from pipelines.stream import Cutter, Feed, StreamConfig, batches, truth_columns
+from pipelines.stream import batches
 from pipelines.synthesize import World, synthesize
 from pipelines.train_annotator import PRIOR, AnnotatorRecipe, AnnotatorTraining
 from pipelines.train_loop import Task, _Worker
+from pipelines.windows import Feed, StreamConfig
 from tests.bench.table import machine, markdown
 
 INPUT = (192, 256)

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from mesh_lib.body.files import Body
-from mesh_lib.body.joints import BODY33, COCO17, JOINT_SETS, SMPL24, JointSet
+from mesh_lib.body.joints import BODY33, COCO17, JOINT_SETS, SMPL24, JointSet, to_body33
 from mesh_lib.body.layer import BodyLayer, KeypointLayer
 from mesh_lib.geometry import crop
 from mesh_lib.geometry.cameras import crop_to_image_camera, project, project_to_crop
 from mesh_lib.geometry.rotations import rotmat_to_rotvec, rotvec_to_rotmat
-from mesh_lib.supervision import Targets, Truth, make_targets, to_body33
+from mesh_lib.supervision import Targets, Truth, make_targets
 
 SIZE = (192, 256)
 IMAGE_WH = (640, 480)

@@ -19,9 +19,9 @@ from mesh_lib.nets.lixel import LixelConfig
 from mesh_lib.nets.lixel_heads import HeadConfig
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from pipelines import storage
-from pipelines.stream import StreamConfig
 from pipelines.synthesize import World
 from pipelines.train_estimator import HmrTraining, LixelTraining, Pose2PoseTraining
+from pipelines.windows import StreamConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PEOPLE = 64

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,3 +29,15 @@ def test_a_read_of_parquet_starts_a_process_for_four_cpus_that_reads_footers(ray
 def footer_readers() -> int:
     """All that this cluster has ever had."""
     return sum("FooterReader" in actor["ActorClassName"] for actor in state.actor_table(None).values())
+
+
+@pytest.mark.parametrize("module", ["crops", "cutter", "ingest"])
+def test_processes_that_only_decode_do_not_load_torch(module: str) -> None:
+    """Each would take three seconds and 300 MB for it; with roma, which loads torch's compiler, a second more."""
+    code = f"import sys, pipelines.{module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_torchs_compiler_is_not_loaded_for_a_look_at_the_help() -> None:
+    code = "import sys, jobs.annotate, jobs.train_annotator, jobs.evaluate; sys.exit('torch._dynamo' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -28,8 +28,9 @@ from pipelines.estimators import load_estimator
 from pipelines.evaluate import open_benchmark
 from pipelines.hands import hand_columns
 from pipelines.sources import holds_3d, open_source
-from pipelines.stream import Feed, StreamConfig, batches
+from pipelines.stream import batches
 from pipelines.train_estimator import PRESETS, HmrTraining, LixelTraining
+from pipelines.windows import Feed, StreamConfig
 from tests.hands import right_hand, write_samples
 from tests.jobs.test_import_estimator import spin, take
 

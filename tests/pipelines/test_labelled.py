@@ -14,7 +14,8 @@ import torch
 from pipelines import storage
 from pipelines.labelled import body_of, with_labels
 from pipelines.sources import open_source
-from pipelines.stream import Feed, StreamConfig, batches
+from pipelines.stream import batches
+from pipelines.windows import Feed, StreamConfig
 
 pytestmark = pytest.mark.ray
 PAIRS = {

@@ -15,10 +15,12 @@ from mesh_lib.body.joints import BODY33
 from mesh_lib.datasets.images import BadImage, encode_jpeg
 from mesh_lib.geometry import crop
 from pipelines import storage
+from pipelines.cutter import Cutter, truth_columns
 from pipelines.mixture import make_feeds
 from pipelines.sources import open_source
-from pipelines.stream import Cutter, Feed, StreamConfig, batches, crop_stream, planned, truth_columns
+from pipelines.stream import batches, crop_stream
 from pipelines.train_annotator import AnnotatorTraining
+from pipelines.windows import Feed, StreamConfig, planned
 
 pytestmark = pytest.mark.ray
 SIZE = (64, 64)
@@ -94,7 +96,7 @@ def test_windows_mix_row_groups_and_hold_whole_batches(both: Feed) -> None:
 
 def test_blocks_are_whole_batches_as_they_were_yielded(both: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block that were joined or cut on its way would be copied, and the trainer would join its batches again."""
-    monkeypatch.setattr("pipelines.stream.BLOCK_BYTES", 2 * 8 * 3 * 64 * 64)
+    monkeypatch.setattr("pipelines.cutter.BLOCK_BYTES", 2 * 8 * 3 * 64 * 64)
     crops = crop_stream(both, config=StreamConfig(shuffle_rows=32), input_size=SIZE, span=range(36))
     sizes = [len(block) for block in crops.iter_batches(batch_size=None, batch_format="pyarrow")]
     assert sizes == [16, 16, 4]

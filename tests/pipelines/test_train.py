@@ -21,10 +21,10 @@ from pipelines import annotators, runs, storage
 from pipelines.annotate import AnnotateStage
 from pipelines.bodies import cached_body, put_body
 from pipelines.sources import open_source
-from pipelines.stream import StreamConfig
 from pipelines.train_annotator import PRIOR, AnnotatorRecipe, AnnotatorTraining, starting_backbone
 from pipelines.train_loop import computes_in_bfloat16
 from pipelines.train_prior import PriorTraining, gather_poses
+from pipelines.windows import StreamConfig
 
 pytestmark = pytest.mark.ray
 

@@ -19,7 +19,6 @@ from mesh_lib.nets.lixel_heads import HeadConfig
 from mesh_lib.nets.pose2pose import Pose2PoseConfig
 from pipelines import annotators, estimators, runs, storage
 from pipelines.bodies import load_body_of
-from pipelines.stream import StreamConfig
 from pipelines.train_estimator import (
     HmrTraining,
     LixelTraining,
@@ -28,6 +27,7 @@ from pipelines.train_estimator import (
     starting_network,
     trained_part,
 )
+from pipelines.windows import StreamConfig
 
 pytestmark = pytest.mark.ray
 SHORT: dict[str, Any] = {
