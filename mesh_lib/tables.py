@@ -164,8 +164,12 @@ def rows_to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Ta
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     """Values, None where there is none; arrays are laid end to end, which is ten times faster than one by one."""
+    if all(value is None for value in values):
+        return pa.nulls(len(values), kind)
+    if pa.types.is_binary(kind):
+        return _bytes(values)
     if not pa.types.is_fixed_size_list(kind):
         return pa.array([_plain(value) for value in values], kind)
     absent = np.array([value is None for value in values], bool)
@@ -176,7 +180,19 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(filled, type=kind, mask=pa.array(absent))
 
 
+def _bytes(values: list[bytes | None]) -> pa.Array | pa.ChunkedArray:
+    """Pictures, joined at once: pa.array grows its memory as it goes, which takes ten times as long."""
+    ends = np.cumsum([len(value or b"") for value in values])
+    if ends[-1] > np.iinfo(np.int32).max:
+        return pa.array(values, pa.binary())  # in chunks
+    known = pa.array([value is not None for value in values]).buffers()[1]
+    data = [known, pa.py_buffer(np.append(0, ends).astype(np.int32)), pa.py_buffer(b"".join(v or b"" for v in values))]
+    return pa.Array.from_buffers(pa.binary(), len(values), data)
+
+
 def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (str, bytes, int, float)):  # most; looking for a Mapping takes longest
+        return value
     if isinstance(value, np.ndarray):
         return value.ravel()
     if isinstance(value, Mapping):

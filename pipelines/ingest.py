@@ -52,8 +52,8 @@ class IngestStage:
     max_side_px: int = 640
     """Larger crops are reduced to this side."""
     readers: int | None = None
-    """Tasks that cut pictures at the same time, and at most as many that read annotations; by default one for each CPU
-    of the cluster."""
+    """Tasks that cut pictures at the same time, and at most as many that read annotations; by default two for each CPU
+    of the cluster, so that one computes while the other waits for its next shard."""
 
     def __post_init__(self) -> None:
         if self.store not in ("crop", "whole", "uri"):
@@ -74,7 +74,7 @@ def ingest(run: runs.Run, *, reader: Reader, dataset: str, split: str, stage: In
     units = reader.units(storage.Files())
     if not units:
         raise ValueError(f"nothing to read in {', '.join(reader.inputs)}")
-    tasks = stage.readers or cores()
+    tasks = stage.readers or 2 * cores()
     people = ray.data.from_items([{"unit": i} for i in range(len(units))], override_num_blocks=len(units)).map_batches(
         _People(reader, ray.put(units), dataset=dataset, split=split, stage=stage),
         batch_size=1,

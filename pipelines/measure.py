@@ -17,11 +17,11 @@ class PeakMemory:
 
     The kernel walks every page to tell it and holds the process meanwhile: sampled steadily it took most of a core.
     So a cheap estimate is watched (what no process shares, and the most that one shares: the object store), and the
-    walk is made where that peaks.
+    walk is made where that peaks. Without `whole` it is not made, and `peak_gb` stays 0.
     """
 
-    def __init__(self, every_s: float = 2.0) -> None:
-        self.peak_gb, self._every_s = 0.0, every_s
+    def __init__(self, every_s: float = 2.0, *, whole: bool = True) -> None:
+        self.peak_gb, self._every_s, self._whole = 0.0, every_s, whole
         self.driver_gb = self.worker_gb = 0.0
         """Of this process, and of the largest that it started, what they do not share."""
         self._stop = threading.Event()
@@ -43,7 +43,7 @@ class PeakMemory:
             driver, *workers = [(info.rss - of_all) / GB for info, of_all in zip(infos, shared, strict=True)]
             self.driver_gb, self.worker_gb = max(self.driver_gb, driver), max(self.worker_gb, *workers, 0.0)
             estimate = sum(info.rss for info in infos) - sum(shared) + max(shared)
-            if estimate > 1.02 * highest:
+            if self._whole and estimate > 1.02 * highest:
                 highest = estimate
                 self.peak_gb = max(self.peak_gb, sum(_each(_own_bytes)) / GB)
 

@@ -169,9 +169,11 @@ def writing_parquet(path: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table
     pending = f"{folder}/{_pending(name)}"
     # Pictures and coordinates hardly repeat: a dictionary of them made files larger and reading three times as slow.
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
+    # JPEGs are compressed already.
+    compression = {field.name: "NONE" if field.name == "image" else "SNAPPY" for field in schema}
     with (
         _whole_or_not(system, pending, inner),
-        pq.ParquetWriter(pending, schema, filesystem=system, use_dictionary=texts) as writer,  # pyright: ignore[reportArgumentType]
+        pq.ParquetWriter(pending, schema, filesystem=system, use_dictionary=texts, compression=compression) as writer,  # pyright: ignore[reportArgumentType]
     ):
         yield lambda table: writer.write_table(table, row_group_size=ROW_GROUP)
 
