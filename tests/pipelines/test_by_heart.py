@@ -39,7 +39,8 @@ NETWORKS: dict[str, Any] = {
     )),
     "lixel": (Lixel, LixelTraining(
         model=LixelConfig(
-            backbone=18, input_width=64, input_height=64, depth_bins=16, sigma=1.0, head=HeadConfig(channels=64, recompute=False)
+            backbone=18, input_width=64, input_height=64, depth_bins=16, sigma=1.0,
+            head=HeadConfig(channels=64, recompute=False),
         ),
         loss=LixelLossConfig(normalise_by="valid", check_fits=False), **(ROUNDS | {"learning_rate": 1e-3}),
     )),
