@@ -31,7 +31,8 @@ from pipelines.pictures import Pictures
 
 log = logging.getLogger(__name__)
 
-SHARD_ROWS = 512
+SHARD_ROWS = 1024
+"""Some 100 MB. Between two shards a cutter waits a quarter of a second for its next people."""
 LOOK_FOR = 100
 """Pictures of a dataset's first people that are looked for before work begins."""
 WHOLE = np.array([[1.0, 0, 0], [0, 1.0, 0]])
@@ -52,8 +53,8 @@ class IngestStage:
     max_side_px: int = 640
     """Larger crops are reduced to this side."""
     readers: int | None = None
-    """Tasks that cut pictures at the same time, and at most as many that read annotations; by default two for each CPU
-    of the cluster, so that one computes while the other waits for its next shard."""
+    """Tasks that cut pictures at the same time, and at most as many that read annotations; by default one for each CPU
+    of the cluster and one more, which computes while another waits for its next shard."""
 
     def __post_init__(self) -> None:
         if self.store not in ("crop", "whole", "uri"):
@@ -74,7 +75,7 @@ def ingest(run: runs.Run, *, reader: Reader, dataset: str, split: str, stage: In
     units = reader.units(storage.Files())
     if not units:
         raise ValueError(f"nothing to read in {', '.join(reader.inputs)}")
-    tasks = stage.readers or 2 * cores()
+    tasks = stage.readers or cores() + 1
     people = ray.data.from_items([{"unit": i} for i in range(len(units))], override_num_blocks=len(units)).map_batches(
         _People(reader, ray.put(units), dataset=dataset, split=split, stage=stage),
         batch_size=1,
@@ -282,14 +283,14 @@ def describe(sample_id: str, person: Person) -> dict[str, Any]:
 def store(
     picture: np.ndarray, data: bytes | None, box: Sequence[float] | np.ndarray, stage: IngestStage
 ) -> tuple[bytes, np.ndarray]:
-    """Bytes to keep of a picture, and the 2×3 affine from their pixels to the whole picture's."""
+    """Bytes to keep of a BGR picture, and the 2×3 affine from their pixels to the whole picture's."""
     height, width = picture.shape[:2]
     x, y, w, h = (float(v) for v in box)
     side = max(w, h) * stage.margin
     left, top = max(0, int(x + w / 2 - side / 2)), max(0, int(y + h / 2 - side / 2))
     right, bottom = min(width, int(x + w / 2 + side / 2) + 1), min(height, int(y + h / 2 + side / 2) + 1)
     if stage.store != "crop" or right - left < 2 or bottom - top < 2:
-        return data or encode_jpeg(picture), WHOLE
+        return data or encode_jpeg(picture, order="BGR"), WHOLE
     part = picture[top:bottom, left:right]
     scale = max(1.0, max(part.shape[:2]) / stage.max_side_px)
     size = (max(1, round(part.shape[1] / scale)), max(1, round(part.shape[0] / scale)))
@@ -297,4 +298,4 @@ def store(
     reduced = cv2.resize(part, size, interpolation=cv2.INTER_AREA) if scale > 1 else part
     # cv2.resize aligns pixel edges, our pixel (0, 0) is a centre: half a pixel goes each way.
     affine = np.array([[scale_x, 0, left + (scale_x - 1) / 2], [0, scale_y, top + (scale_y - 1) / 2]])
-    return encode_jpeg(reduced), affine
+    return encode_jpeg(reduced, order="BGR"), affine

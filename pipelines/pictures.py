@@ -26,8 +26,8 @@ class Pictures:
         self.copy: tempfile._TemporaryFileWrapper[bytes] | None = None
 
     def read(self, person: Person) -> tuple[np.ndarray, bytes | None]:
-        """RGB pixels and the file that holds them as they are, None for a video's frame and for what may have been
-        turned. Raises BadImage."""
+        """BGR pixels, to be encoded again, and the file that holds them as they are, None for a video's frame and for
+        what may have been turned. Raises BadImage."""
         if person.image is not None:
             return self._decode(person.image)
         place = person.picture, person.video_frame
@@ -47,7 +47,7 @@ class Pictures:
         return self._decode(storage.read_image(path))
 
     def _decode(self, data: bytes | None) -> tuple[np.ndarray, bytes | None]:
-        picture = decode(data, turn=self.turn)
+        picture = decode(data, turn=self.turn, order="BGR")
         head = (data or b"")[:EXIF_WITHIN]
         return picture, None if self.turn and (b"Exif\0\0" in head or b"eXIf" in head) else data
 

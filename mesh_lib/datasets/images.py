@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Literal
 
 import cv2
 import numpy as np
 import simplejpeg
 
+Order = Literal["RGB", "BGR"]
+"""Of a picture's channels: BGR is OpenCV's own, for pictures that it encodes again."""
 JPEG = b"\xff\xd8"
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused: a small file can claim any size (an image bomb)."""
@@ -21,8 +24,8 @@ class BadImage(ValueError):
         self.reason = reason
 
 
-def decode(data: bytes | None, *, turn: bool = False) -> np.ndarray:
-    """JPEG or PNG bytes → RGB uint8 (H, W, 3), turned as EXIF says where that is asked for; the datasets' labels ignore
+def decode(data: bytes | None, *, turn: bool = False, order: Order = "RGB") -> np.ndarray:
+    """JPEG or PNG bytes → uint8 (H, W, 3), turned as EXIF says where that is asked for; the datasets' labels ignore
     it.
 
     Raises BadImage. Truncated JPEGs are refused too, though decoders would fill the rest with grey.
@@ -35,8 +38,9 @@ def decode(data: bytes | None, *, turn: bool = False) -> np.ndarray:
         raise BadImage(claim, reason="image_too_large")
     if data[:2] == JPEG and not turn:
         with contextlib.suppress(ValueError):  # damaged or CMYK: OpenCV makes of it what can be made
-            return simplejpeg.decode_jpeg(data, "RGB")  # OpenCV's pixels, sooner (tests/bench/bench_ingest.py)
-    flags = cv2.IMREAD_COLOR_RGB | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
+            return simplejpeg.decode_jpeg(data, order)  # OpenCV's pixels, sooner (tests/bench/bench_ingest.py)
+    flags = cv2.IMREAD_COLOR_RGB if order == "RGB" else cv2.IMREAD_COLOR_BGR
+    flags |= 0 if turn else cv2.IMREAD_IGNORE_ORIENTATION
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if picture is None:
         raise BadImage("the picture cannot be decoded")
@@ -70,8 +74,9 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
     raise BadImage("the JPEG has no frame header")
 
 
-def encode_jpeg(picture: np.ndarray, *, quality: int = 95) -> bytes:
-    """RGB uint8 (H, W, 3) → JPEG bytes."""
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+def encode_jpeg(picture: np.ndarray, *, quality: int = 95, order: Order = "RGB") -> bytes:
+    """uint8 (H, W, 3) → JPEG bytes."""
+    picture = picture if order == "BGR" else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done, picture.shape
     return data.tobytes()

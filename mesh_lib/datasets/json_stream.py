@@ -75,11 +75,14 @@ class _Text:
                 size *= 2
 
 
-def entries(stream: Readable, *names: str, where: str, expected: str = "") -> Iterator[tuple[str, Any, Any]]:
+def entries(
+    stream: Readable, *names: str, where: str, expected: str = "", to_end: bool = True
+) -> Iterator[tuple[str, Any, Any]]:
     """(name, key, entry) for each entry of the lists and objects that a JSON object has under `names`, in file order.
 
     The key is a list entry's position, or an object entry's name. Without names: of all that the object has. A value
-    that is neither list nor object comes as one entry with key None. Memory holds one entry at a time.
+    that is neither list nor object comes as one entry with key None. Memory holds one entry at a time. Without
+    `to_end` what follows the last of `names` is not read: decoding what nobody asks for takes long in a large file.
     Raises ValueError, which ends with what was `expected`, for a file that is not JSON, whose top is not an object or
     that lacks one of `names`.
     """
@@ -104,6 +107,8 @@ def entries(stream: Readable, *names: str, where: str, expected: str = "") -> It
                 value = text.value()
                 if wanted:
                     yield name, None, value
+            if names and not lacking and not to_end:
+                return
         if text.peek():
             raise ValueError("something follows after its end")
     except ValueError as error:

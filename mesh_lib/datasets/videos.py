@@ -17,7 +17,7 @@ class Video:
         self.next = 0
 
     def frame(self, number: int) -> np.ndarray:
-        """RGB uint8 (H, W, 3) of a frame, counted from 0. Raises BadImage where the video has no such frame."""
+        """BGR uint8 (H, W, 3) of a frame, counted from 0. Raises BadImage where the video has no such frame."""
         if number < self.next:
             self.capture.release()
             self.capture, self.next = cv2.VideoCapture(self.path), 0
@@ -30,4 +30,4 @@ class Video:
         if not done:
             raise BadImage(f"{self.path} has no frame {number}, or cannot be decoded")
         self.next += 1
-        return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+        return picture

@@ -138,7 +138,7 @@ def _as_one_writes_it(task: tuple[str, list[float]]) -> int:
 def _with_our_own(task: tuple[str, list[float]]) -> int:
     cv2.setNumThreads(1)
     data = Path(task[0]).read_bytes()
-    return len(store(decode(data), data, task[1], IngestStage())[0])
+    return len(store(decode(data, order="BGR"), data, task[1], IngestStage())[0])
 
 
 BARE = {"bare loop by OpenCV, two processes": _as_one_writes_it, "the same by our own functions": _with_our_own}

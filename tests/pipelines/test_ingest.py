@@ -59,7 +59,7 @@ def test_the_least_number_of_keypoints_is_a_setting(ray_cluster: None, photos: P
 def test_a_stored_crop_leads_back_to_the_picture(box: tuple[int, ...]) -> None:
     """A smooth picture whose colours are its coordinates says where each stored pixel came from."""
     y, x = np.mgrid[0:240, 0:320].astype(np.float64)
-    picture = np.stack([x * 0.7, y, x * 0], axis=2).astype(np.uint8)
+    picture = np.stack([x * 0, y, x * 0.7], axis=2).astype(np.uint8)  # BGR
     data, affine = store(picture, b"", box, IngestStage(margin=1.5, max_side_px=96))
     crop = decode(data).astype(float)
     at = np.array([[10, 10], [40, 30], [60, 70]])
@@ -172,6 +172,23 @@ def test_every_way_that_people_have_a_picture(tmp_path: Path) -> None:
     for missing in (person(str(tmp_path / "v.avi"), video_frame=6), person(str(tmp_path / "w.avi"), video_frame=0)):
         with pytest.raises(BadImage):
             pictures.read(missing)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.avi"])
+def test_red_stays_red(tmp_path: Path, name: str) -> None:
+    path, blue_green_red = str(tmp_path / name), np.full((48, 64, 3), (20, 90, 200), np.uint8)
+    if name.endswith(".avi"):
+        video = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+        video.write(blue_green_red)
+        video.release()
+    else:
+        cv2.imwrite(path, blue_green_red)
+    frame = 0 if name.endswith(".avi") else None
+    person = Person(image_id="1", person_id="1", picture=path, keypoints_2d_px=np.ones((17, 3)), video_frame=frame)
+    picture, data = Pictures().read(person)
+    for box in ((20, 10, 20, 20), (0, 0, 0, 0)):  # a crop, and a picture that is kept whole
+        kept, _ = store(picture, data, box, IngestStage())
+        np.testing.assert_allclose(decode(kept).mean(axis=(0, 1)), (200, 90, 20), atol=4)
 
 
 @pytest.mark.parametrize("store", ["crop", "whole", "uri"])

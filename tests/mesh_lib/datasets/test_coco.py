@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mesh_lib.body.joints import COCO17
-from mesh_lib.datasets.coco import CHUNK, Coco, Pictures
+from mesh_lib.datasets.coco import CHUNK, Coco, Pictures, index_pictures
 from mesh_lib.datasets.people import LocalFiles, Person
 
 Read = Callable[..., tuple[list[Person], Counter[str]]]
@@ -117,6 +117,14 @@ def test_what_is_not_coco_is_one_clear_error(tmp_path: Path, content: bytes, sai
     with pytest.raises(ValueError, match=r"x\.json") as error:
         people(tmp_path / "x.json")
     assert said in str(error.value)
+
+
+def test_people_are_decoded_once_not_with_the_pictures_too(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(file(record()).replace(b'"bbox"', b"damage"))
+    assert len(index_pictures(LocalFiles(), str(path), fields=("file_name",))) == 1
+    with pytest.raises(ValueError, match=r"x\.json is not JSON of an object"):
+        people(path)
 
 
 @pytest.mark.parametrize("count", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK])

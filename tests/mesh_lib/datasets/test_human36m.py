@@ -188,6 +188,7 @@ def test_frames_without_3d_are_counted_and_names_that_leave_the_folder_refused(t
     path.write_text(path.read_text().replace("s_01_act_02_subact_01_ca_01/", "../../"))
     with pytest.raises(ValueError, match="leaves the folder"):
         read(tmp_path)
+    write(tmp_path)
     path.write_text(path.read_text()[:-400])
     with pytest.raises(ValueError, match="truncated or damaged"):
         read(tmp_path)
