@@ -16,6 +16,8 @@ import pyarrow as pa
 from mesh_lib.body.joints import BODY33, JOINT_SETS, SMPL24, JointSet
 
 SCHEMA_VERSION = "1"
+MOST_BYTES = int(np.iinfo(np.int32).max)
+"""Of the values of one Arrow array."""
 
 OK = "ok"
 QUARANTINE = {
@@ -183,8 +185,8 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
 def _bytes(values: list[bytes | None]) -> pa.Array | pa.ChunkedArray:
     """Pictures, joined at once: pa.array grows its memory as it goes, which takes ten times as long."""
     ends = np.cumsum([len(value or b"") for value in values])
-    if ends[-1] > np.iinfo(np.int32).max:
-        return pa.array(values, pa.binary())  # in chunks
+    if ends[-1] > MOST_BYTES:
+        return pa.array(values, pa.binary())  # in chunks, since offsets have 32 bits
     known = pa.array([value is not None for value in values]).buffers()[1]
     data = [known, pa.py_buffer(np.append(0, ends).astype(np.int32)), pa.py_buffer(b"".join(v or b"" for v in values))]
     return pa.Array.from_buffers(pa.binary(), len(values), data)
@@ -201,7 +203,7 @@ def _plain(value: Any) -> Any:
 
 
 def numpy_column(table: pa.Table, name: str, *, missing: float = np.nan) -> np.ndarray:
-    """A fixed-size-list column as (rows, values); null rows become `missing`.
+    """A fixed-size-list column as (rows, values); null rows become `missing`, 0 where the type has no NaN.
 
     (pyarrow's own flatten() drops the slots of null rows, which would shift every row after them.)
     """
@@ -214,10 +216,12 @@ def numpy_column(table: pa.Table, name: str, *, missing: float = np.nan) -> np.n
     values = column.values.to_numpy(zero_copy_only=False)[column.offset * width :][: len(column) * width]
     values = values.reshape(len(column), width)
     if column.null_count:
+        kind = np.dtype(column.type.value_type.to_pandas_dtype())
         values = values.copy()
-        values[column.is_null().to_numpy(zero_copy_only=False)] = missing
-        if pa.types.is_integer(column.type.value_type):  # which came as floats, for the sake of the nulls
-            values = values.astype(column.type.value_type.to_pandas_dtype())
+        values[column.is_null().to_numpy(zero_copy_only=False)] = (
+            missing if kind.kind == "f" else np.nan_to_num(missing)
+        )
+        values = values.astype(kind, copy=False)  # integers came as floats, for the sake of the nulls
     return values
 
 

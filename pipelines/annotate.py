@@ -52,7 +52,7 @@ class AnnotateStage:
     threads: int = 2
     """CPU threads of each annotator, where there is no GPU."""
     readers: int = 2
-    """Tasks that decode and crop pictures at the same time."""
+    """Tasks that decode and crop pictures at the same time, and at most as many that read files."""
     block_mb: float = 8.0
     """Of pictures that go through at once."""
     file_mb: float | None = None

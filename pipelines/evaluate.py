@@ -56,7 +56,7 @@ class EvaluateStage:
     threads: int = 2
     """CPU threads of each copy, where there is no GPU."""
     readers: int = 2
-    """Tasks that decode and crop pictures at the same time."""
+    """Tasks that decode and crop pictures at the same time, and at most as many that read files."""
     root_depth: RootDepth = "truth"
     """I2L-MeshNet alone, whose answer is relative to the root: the root's true depth, or that of its box (RootNet's
     k)."""
@@ -180,8 +180,9 @@ def _score(run: runs.Run, *, benchmark: Benchmark, ask: Ask, stage: EvaluateStag
         return
     joint_set = benchmark.sources[0].joint_set
     rows = ray.data.read_parquet(
-        sorted(left), filesystem=system, shuffle=None, num_cpus=READ_CPUS, concurrency=stage.readers
-    )
+        sorted(left), filesystem=system, shuffle=None, num_cpus=READ_CPUS,
+        concurrency=stage.readers if ask.what == "network" else None,  # labels' rows are small: no pictures
+    )  # fmt: skip
     named = [storage.parquet_schema(source.path).names for source in benchmark.sources]
     shared = [name for name in named[0] if all(name in names for names in named)]
     rows = rows.select_columns(needed_columns(ask, benchmark, shared))

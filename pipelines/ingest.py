@@ -13,7 +13,7 @@ import pickle
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -54,7 +54,7 @@ class IngestStage:
     """Larger crops are reduced to this side."""
     readers: int | None = None
     """Tasks that cut pictures at the same time, and at most as many that read annotations; by default one for each CPU
-    of the cluster and one more, which computes while another waits for its next shard."""
+    of the cluster and one more, which, where it fits, computes while another waits for its next shard."""
 
     def __post_init__(self) -> None:
         if self.store not in ("crop", "whole", "uri"):
@@ -68,8 +68,8 @@ class IngestStage:
 def ingest(run: runs.Run, *, reader: Reader, dataset: str, split: str, stage: IngestStage) -> dict[str, Any]:
     """A dataset's people to samples in the run folder; returns what was kept and what was not, by reason.
 
-    Shards that stand in the folder already are kept as they are. Raises ValueError for files that are not what the
-    reader reads, for duplicated ids, and where no picture can be found.
+    Shards that stand in the folder already, of the same people, are kept as they are. Raises ValueError for files that
+    are not what the reader reads, for duplicated ids, and where no picture can be found.
     """
     reader = _anywhere(reader)
     units = reader.units(storage.Files())
@@ -102,20 +102,24 @@ def _anywhere(reader: Reader) -> Reader:
 
 
 def _account(run: runs.Run, shards: Iterable[dict[str, Any]], reader: Reader) -> dict[str, Any]:
-    planned = rows = unreadable = 0
+    planned = unreadable = 0
     skipped: Counter[str] = Counter()
     keys: list[np.ndarray] = []
+    names: set[str] = set()
     for shard in shards:
-        planned, rows = planned + shard["planned"], rows + shard["rows"]
-        unreadable += shard["unreadable"]
+        names.add(shard["name"])
+        planned, unreadable = planned + shard["planned"], unreadable + shard["unreadable"]
         skipped.update(pickle.loads(shard["skipped"]))
         keys.append(np.frombuffer(shard["keys"], np.int64))
-    where = ", ".join(reader.inputs)
+    rows, where = sum(map(len, keys)), ", ".join(reader.inputs)
     try:
         if not rows:
             raise ValueError(f"no person to keep in {where}: {dict(skipped) or 'it has none'}")
         if rows != planned:
             raise ValueError(f"{planned} people went in but {rows} rows came out: {run.folder}")
+        for path, _ in storage.list_files(run.folder, ".parquet"):
+            if path.rpartition("/")[2] not in names:  # begun with shards of another size
+                storage.resolve(run.folder)[0].delete_file(path)
         _check_keys(run, np.concatenate(keys))
     except ValueError:
         for path, _ in storage.list_files(run.folder, ".parquet"):
@@ -205,18 +209,19 @@ class _Shard:
     def __call__(self, batch: Any) -> dict[str, Any]:
         cv2.setNumThreads(1)
         people = pickle.loads(batch["people"][0])
-        path, pictures = storage.join(self.folder, str(batch["name"][0])), Pictures(turn=self.turn)
-        if people and not storage.exists(path):
+        name, pictures = str(batch["name"][0]), Pictures(turn=self.turn)
+        path, keys = storage.join(self.folder, name), [tables.sample_key(sample_id) for sample_id, _ in people]
+        if people and not (storage.exists(path) and _standing(path).keys == keys):
             with storage.writing_parquet(path, tables.samples_schema(self.joint_set)) as write:
                 for at in range(0, len(people), storage.ROW_GROUP):  # a row group's pictures in memory, not a shard's
                     rows = self._rows(people[at : at + storage.ROW_GROUP], pictures)
                     write(tables.samples_table(rows, self.joint_set))
-        rows, unreadable, keys = _standing(path) if people else (0, 0, b"")
+        standing = _standing(path) if people else Standing([], 0)
         return {
+            "name": np.array([name], object),
             "planned": np.array([len(people)]),
-            "rows": np.array([rows]),
-            "unreadable": np.array([unreadable]),
-            "keys": np.array([keys], object),
+            "unreadable": np.array([standing.unreadable]),
+            "keys": np.array([np.array(standing.keys, np.int64).tobytes()], object),
             "skipped": np.array([bytes(batch["skipped"][0])], object),
         }
 
@@ -230,22 +235,29 @@ class _Shard:
     def _row(self, sample_id: str, person: Person, pictures: Pictures) -> dict[str, Any]:
         row = describe(sample_id, person)
         try:
-            picture, data = pictures.read(person)
+            bgr, data = pictures.read_bgr(person)
         except BadImage:
             return row  # annotate quarantines it as bad_image: a row is never lost on the way
-        row["image_size"] = np.array([picture.shape[1], picture.shape[0]], np.int32)
+        row["image_size"] = np.array([bgr.shape[1], bgr.shape[0]], np.int32)
         linked = self.stage.store == "uri" and row["image_uri"] is not None and data is not None
         row["image"], row["crop_to_image"] = (
-            (None, WHOLE) if linked else store(picture, data, row["bbox_xywh_px"], self.stage)
+            (None, WHOLE) if linked else store(bgr, data, row["bbox_xywh_px"], self.stage)
         )
         return row
 
 
-def _standing(path: str) -> tuple[int, int, bytes]:
-    """Rows of a written shard, those without a readable picture, and the keys."""
+class Standing(NamedTuple):
+    """What is in a shard's file."""
+
+    keys: list[int]
+    unreadable: int
+    """Rows whose picture could not be read."""
+
+
+def _standing(path: str) -> Standing:
     system, inner = storage.resolve(path)
     table = pq.read_table(inner, filesystem=system, columns=["sample_key", "image_size"])
-    return len(table), table.column("image_size").null_count, table.column("sample_key").to_numpy().tobytes()
+    return Standing(table.column("sample_key").to_pylist(), table.column("image_size").null_count)
 
 
 def describe(sample_id: str, person: Person) -> dict[str, Any]:
@@ -281,17 +293,17 @@ def describe(sample_id: str, person: Person) -> dict[str, Any]:
 
 
 def store(
-    picture: np.ndarray, data: bytes | None, box: Sequence[float] | np.ndarray, stage: IngestStage
+    bgr: np.ndarray, data: bytes | None, box: Sequence[float] | np.ndarray, stage: IngestStage
 ) -> tuple[bytes, np.ndarray]:
-    """Bytes to keep of a BGR picture, and the 2×3 affine from their pixels to the whole picture's."""
-    height, width = picture.shape[:2]
+    """Bytes to keep of a picture, and the 2×3 affine from their pixels to the whole picture's."""
+    height, width = bgr.shape[:2]
     x, y, w, h = (float(v) for v in box)
     side = max(w, h) * stage.margin
     left, top = max(0, int(x + w / 2 - side / 2)), max(0, int(y + h / 2 - side / 2))
     right, bottom = min(width, int(x + w / 2 + side / 2) + 1), min(height, int(y + h / 2 + side / 2) + 1)
     if stage.store != "crop" or right - left < 2 or bottom - top < 2:
-        return data or encode_jpeg(picture, order="BGR"), WHOLE
-    part = picture[top:bottom, left:right]
+        return data or encode_jpeg(bgr, order="BGR"), WHOLE
+    part = bgr[top:bottom, left:right]
     scale = max(1.0, max(part.shape[:2]) / stage.max_side_px)
     size = (max(1, round(part.shape[1] / scale)), max(1, round(part.shape[0] / scale)))
     scale_x, scale_y = part.shape[1] / size[0], part.shape[0] / size[1]

@@ -25,9 +25,9 @@ class Pictures:
         self.video: tuple[str, Video] | None = None
         self.copy: tempfile._TemporaryFileWrapper[bytes] | None = None
 
-    def read(self, person: Person) -> tuple[np.ndarray, bytes | None]:
-        """BGR pixels, to be encoded again, and the file that holds them as they are, None for a video's frame and for
-        what may have been turned. Raises BadImage."""
+    def read_bgr(self, person: Person) -> tuple[np.ndarray, bytes | None]:
+        """Pixels in OpenCV's order, since they are encoded again, and the file that holds them as they are, None for a
+        video's frame and for what may have been turned. Raises BadImage."""
         if person.image is not None:
             return self._decode(person.image)
         place = person.picture, person.video_frame
@@ -43,7 +43,7 @@ class Pictures:
 
     def _read(self, path: str, frame: int | None) -> tuple[np.ndarray, bytes | None]:
         if frame is not None:
-            return self._open(path).frame(frame), None
+            return self._open(path).frame_bgr(frame), None
         return self._decode(storage.read_image(path))
 
     def _decode(self, data: bytes | None) -> tuple[np.ndarray, bytes | None]:

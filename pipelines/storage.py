@@ -169,13 +169,25 @@ def writing_parquet(path: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table
     pending = f"{folder}/{_pending(name)}"
     # Pictures and coordinates hardly repeat: a dictionary of them made files larger and reading three times as slow.
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
-    # JPEGs are compressed already.
-    compression = {field.name: "NONE" if field.name == "image" else "SNAPPY" for field in schema}
+    # JPEGs are compressed already. What is not named here would not be compressed at all.
+    compression = {leaf: "NONE" if leaf == "image" else "SNAPPY" for field in schema for leaf in _leaves(field)}
     with (
         _whole_or_not(system, pending, inner),
         pq.ParquetWriter(pending, schema, filesystem=system, use_dictionary=texts, compression=compression) as writer,  # pyright: ignore[reportArgumentType]
     ):
         yield lambda table: writer.write_table(table, row_group_size=ROW_GROUP)
+
+
+def _leaves(field: pa.Field, within: str = "") -> Iterator[str]:
+    """What Parquet calls the columns that a field becomes."""
+    path = f"{within}{field.name}"
+    if pa.types.is_struct(field.type):
+        for inner in field.type.fields:
+            yield from _leaves(inner, f"{path}.")
+    elif pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type):
+        yield from _leaves(field.type.value_field.with_name("list.element"), f"{path}.")
+    else:
+        yield path
 
 
 def write_bytes(path: str, data: bytes) -> None:

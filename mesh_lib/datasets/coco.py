@@ -154,7 +154,8 @@ def index_pictures(files: Files, path: str, *, fields: Sequence[str]) -> Picture
 
 def _picture_records(files: Files, path: str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
     with files.open(path) as stream:
-        # The people, who are read next, mostly follow the pictures; what is wrong behind these is found then.
+        json_stream.check_closed(stream, where=path)
+        # The people, who are read next, mostly follow the pictures; what else is wrong behind these is found then.
         for _, _, image in json_stream.entries(stream, "images", where=path, expected=EXPECTED, to_end=False):
             for name in ("id", *fields):
                 if not isinstance(image, dict) or name not in image:

@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 
 Order = Literal["RGB", "BGR"]
-"""Of a picture's channels: BGR is OpenCV's own, for pictures that it encodes again."""
+"""Of a picture's channels: BGR is OpenCV's own, for pictures that are cut and encoded again."""
 JPEG = b"\xff\xd8"
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused: a small file can claim any size (an image bomb)."""

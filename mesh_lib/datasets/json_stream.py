@@ -7,11 +7,13 @@ leaves in label files and that streaming parsers (ijson) refuse.
 from __future__ import annotations
 
 import codecs
+import io
 import json
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 CHUNK = 1 << 20
+TAIL = 4096
 MAX_ENTRY = 1 << 28
 """Characters of one entry: a file whose single entry is larger is not one of people."""
 _SPACE = " \t\n\r"
@@ -82,7 +84,7 @@ def entries(
 
     The key is a list entry's position, or an object entry's name. Without names: of all that the object has. A value
     that is neither list nor object comes as one entry with key None. Memory holds one entry at a time. Without
-    `to_end` what follows the last of `names` is not read: decoding what nobody asks for takes long in a large file.
+    `to_end` what follows the last of `names` is neither read nor checked: decoding what nobody asks for takes long.
     Raises ValueError, which ends with what was `expected`, for a file that is not JSON, whose top is not an object or
     that lacks one of `names`.
     """
@@ -115,6 +117,16 @@ def entries(
         raise ValueError(f"{where} is not JSON of an object: {error}{expected}") from None
     if lacking:
         raise ValueError(f"{where} has no `{'`, no `'.join(lacking)}`{expected}")
+
+
+def check_closed(stream: BinaryIO, *, where: str) -> None:
+    """Raise ValueError for a file of an object that does not end with one, such as half a download: by its last bytes,
+    without reading all before them. Leaves the stream at its start."""
+    stream.seek(max(0, stream.seek(0, io.SEEK_END) - TAIL))
+    tail = stream.read().rstrip()
+    stream.seek(0)
+    if not tail.endswith(b"}"):
+        raise ValueError(f"{where} is not JSON of an object: the file is truncated or damaged; it does not end with }}")
 
 
 def elements(stream: Readable, *, where: str) -> Iterator[Any]:

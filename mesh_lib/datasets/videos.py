@@ -16,8 +16,8 @@ class Video:
         self.capture = cv2.VideoCapture(path)
         self.next = 0
 
-    def frame(self, number: int) -> np.ndarray:
-        """BGR uint8 (H, W, 3) of a frame, counted from 0. Raises BadImage where the video has no such frame."""
+    def frame_bgr(self, number: int) -> np.ndarray:
+        """uint8 (H, W, 3) of a frame, counted from 0. Raises BadImage where the video has no such frame."""
         if number < self.next:
             self.capture.release()
             self.capture, self.next = cv2.VideoCapture(self.path), 0

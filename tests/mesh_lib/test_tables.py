@@ -18,6 +18,28 @@ def test_null_rows_do_not_shift_the_rows_after_them() -> None:
     assert tables.numpy_column(table.slice(1), "smpl_betas").tolist() == [list(range(10))]
 
 
+@pytest.mark.parametrize("through_file", [False, True])
+def test_a_column_without_a_value_keeps_its_kind(tmp_path, through_file: bool) -> None:
+    table = tables.samples_table([{"sample_id": "a/b/c/0"}] * 3, COCO17)
+    if through_file:
+        pq.write_table(table, tmp_path / "a.parquet")
+        table = pq.read_table(tmp_path / "a.parquet")
+    for name, kind in (("mano_valid", bool), ("image_size", np.int32)):
+        values = tables.numpy_column(table, name)
+        assert values.dtype == kind and values.shape == (3, 2) and not values.any()
+    assert np.isnan(tables.numpy_column(table, "bbox_xywh_px")).all()
+
+
+@pytest.mark.parametrize("most", [tables.MOST_BYTES, 4])
+def test_pictures_come_whole_also_those_of_more_than_an_array_holds(monkeypatch, most: int) -> None:
+    monkeypatch.setattr(tables, "MOST_BYTES", most)
+    pictures = [b"one", None, b"", b"four"]
+    rows = [{"sample_id": f"a/b/c/{i}", "image": picture} for i, picture in enumerate(pictures)]
+    table = tables.samples_table(rows, COCO17)
+    table.validate(full=True)
+    assert table["image"].to_pylist() == pictures
+
+
 def test_a_file_names_its_joints_so_that_anyone_can_read_it(tmp_path) -> None:
     pq.write_table(tables.samples_table([{"sample_id": "a"}], COCO17), tmp_path / "x.parquet")
     schema = pq.read_schema(tmp_path / "x.parquet")

@@ -29,7 +29,7 @@ ROUNDS: dict[str, Any] = {
     "stream": StreamConfig(readers=1, augment=False), "batch_size": 16, "weak_share": 0.0, "schedule": "linear",
     "learning_rate": 5e-4, "epochs": 10, "samples_per_epoch": PEOPLE * 60, "precision": "float32",
 }  # fmt: skip
-QUICKER: dict[str, Any] = ROUNDS | {"learning_rate": 1e-3}
+LONGER: dict[str, Any] = ROUNDS | {"learning_rate": 3e-3, "epochs": 15}
 NETWORKS: dict[str, Any] = {
     "pose2pose": (Pose2Pose, Pose2PoseTraining(
         model=Pose2PoseConfig(backbone=18, input_width=64, input_height=64, pose_head="rot6d"),
@@ -41,9 +41,9 @@ NETWORKS: dict[str, Any] = {
     "lixel": (Lixel, LixelTraining(
         model=LixelConfig(
             backbone=18, input_width=64, input_height=64, depth_bins=16, sigma=1.0,
-            head=HeadConfig(channels=64, recompute=False),
+            head=HeadConfig(channels=128, recompute=False),
         ),
-        loss=LixelLossConfig(normalise_by="valid", check_fits=False), **QUICKER,
+        loss=LixelLossConfig(normalise_by="valid", check_fits=False), **LONGER,
     )),
 }  # fmt: skip
 

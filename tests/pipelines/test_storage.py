@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
@@ -42,6 +43,16 @@ def test_samples_go_through_parquet_unchanged(folder: str) -> None:
     assert storage.read_parquet(folder).equals(table)
     assert storage.read_parquet(folder, columns=["sample_id"]).column_names == ["sample_id"]
     assert storage.parquet_schema(folder).metadata[b"joint_set"] == b"coco17"
+
+
+def test_all_but_pictures_is_compressed(tmp_path: Path) -> None:
+    rows = [{"sample_id": f"d/s/{i}/0", "image": b"x" * 99, "keypoints_2d_px": np.ones((17, 3))} for i in range(300)]
+    storage.write_parquet(tables.samples_table(rows, COCO17), str(tmp_path / "a.parquet"))
+    group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    assert {column.path_in_schema for column in columns if column.compression == "UNCOMPRESSED"} == {"image"}
+    assert {column.compression for column in columns} == {"UNCOMPRESSED", "SNAPPY"}
+    assert any(column.path_in_schema.startswith("camera.") for column in columns)
 
 
 def test_writing_again_replaces(folder: str) -> None:
