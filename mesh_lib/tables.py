@@ -202,6 +202,13 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def list_column(values: np.ndarray) -> pa.Array:
+    """(rows, …) as an array column: bytes stay bytes, all else is single precision."""
+    kind = np.uint8 if values.dtype == np.uint8 else np.float32
+    flat = np.ascontiguousarray(values.reshape(len(values), -1), kind)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+
+
 def numpy_column(table: pa.Table, name: str, *, missing: float = np.nan) -> np.ndarray:
     """A fixed-size-list column as (rows, values); null rows become `missing`, 0 where the type has no NaN.
 

@@ -93,12 +93,5 @@ class Crops:
         crops = prepare(table, input_size=self.input_size, joint_set=self.joint_set, need_keypoints=False)
         table = table.drop_columns(["image", "image_uri"])
         for name in ("crop", "box"):
-            table = table.append_column(name, lists(crops[name]))
+            table = table.append_column(name, tables.list_column(crops[name]))
         return table.append_column("status", pa.array(crops["status"].tolist(), pa.string()))
-
-
-def lists(values: np.ndarray) -> pa.Array:
-    """One list a row: bytes stay bytes, all else is single precision."""
-    kind = np.uint8 if values.dtype == np.uint8 else np.float32
-    flat = np.ascontiguousarray(values.reshape(len(values), -1), kind)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])

@@ -26,7 +26,6 @@ from mesh_lib.nets.estimators import Mesher, View, box_root_depth_m
 from pipelines import estimators
 from pipelines.benchmark import PARAMETERS, Benchmark, Known, truth_reader
 from pipelines.bodies import load_body_of
-from pipelines.crops import lists
 from pipelines.join import Lookup, row_groups
 from pipelines.labelled import label_files
 from pipelines.sources import COLUMNS
@@ -245,4 +244,4 @@ def _spread(values: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
 
 
 def _lists(values: torch.Tensor) -> pa.Array:
-    return lists(values.cpu().numpy())
+    return tables.list_column(values.cpu().numpy())
