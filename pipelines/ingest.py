@@ -211,12 +211,13 @@ class _Shard:
         people = pickle.loads(batch["people"][0])
         name, pictures = str(batch["name"][0]), Pictures(turn=self.turn)
         path, keys = storage.join(self.folder, name), [tables.sample_key(sample_id) for sample_id, _ in people]
-        if people and not (storage.exists(path) and _standing(path).keys == keys):
+        standing = _standing(path) if people and storage.exists(path) else Standing([], 0)
+        if standing.keys != keys:
             with storage.writing_parquet(path, tables.samples_schema(self.joint_set)) as write:
                 for at in range(0, len(people), storage.ROW_GROUP):  # a row group's pictures in memory, not a shard's
                     rows = self._rows(people[at : at + storage.ROW_GROUP], pictures)
                     write(tables.samples_table(rows, self.joint_set))
-        standing = _standing(path) if people else Standing([], 0)
+            standing = _standing(path)
         return {
             "name": np.array([name], object),
             "planned": np.array([len(people)]),
