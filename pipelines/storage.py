@@ -110,7 +110,7 @@ def list_files(folder: str, suffix: str = "", *, but: tuple[str, ...] = MANIFEST
 class Files:
     """The files of a dataset, for its reader (mesh_lib.datasets.people.Files): paths and s3:// addresses alike."""
 
-    def open(self, path: str) -> BinaryIO:
+    def open(self, path: str) -> io.BufferedReader:
         system, inner = resolve(path)
         raw = cast(io.RawIOBase, patiently(path, lambda: system.open_input_file(inner)))
         return io.BufferedReader(raw, 1 << 20)

@@ -10,7 +10,7 @@ import codecs
 import io
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 CHUNK = 1 << 20
 TAIL = 4096
@@ -119,7 +119,7 @@ def entries(
         raise ValueError(f"{where} has no `{'`, no `'.join(lacking)}`{expected}")
 
 
-def check_closed(stream: BinaryIO, *, where: str) -> None:
+def check_closed(stream: io.BufferedIOBase, *, where: str) -> None:
     """Raise ValueError for a file of an object that does not end with one, such as half a download: by its last bytes,
     without reading all before them. Leaves the stream at its start."""
     stream.seek(max(0, stream.seek(0, io.SEEK_END) - TAIL))

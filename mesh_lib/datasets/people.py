@@ -6,13 +6,14 @@ be read on their own, in parallel, and reads a unit as a stream: no dataset need
 
 from __future__ import annotations
 
+import io
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -104,7 +105,7 @@ class Person:
 class Files(Protocol):
     """Where a dataset lies: a local disk, or object storage."""
 
-    def open(self, path: str) -> BinaryIO: ...
+    def open(self, path: str) -> io.BufferedReader: ...
 
     def exists(self, path: str) -> bool: ...
 
@@ -117,7 +118,7 @@ class Files(Protocol):
 class LocalFiles:
     """Files of this machine."""
 
-    def open(self, path: str) -> BinaryIO:
+    def open(self, path: str) -> io.BufferedReader:
         return Path(path).open("rb")
 
     def exists(self, path: str) -> bool:

@@ -8,10 +8,10 @@ does not fit its checksum, its file or its message.
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import BinaryIO
 
 import numpy as np
 
@@ -23,7 +23,7 @@ Feature = list[bytes] | np.ndarray
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
 
-def records(stream: BinaryIO, *, where: str) -> Iterator[bytes]:
+def records(stream: io.BufferedIOBase, *, where: str) -> Iterator[bytes]:
     """The records of a file. Raises ValueError for one that is cut, damaged or no TFRecord file."""
     number = 0
     while head := stream.read(12):

@@ -12,6 +12,8 @@ from pyarrow import fs
 
 from mesh_lib import tables
 from mesh_lib.body.joints import COCO17
+from mesh_lib.datasets import json_stream
+from mesh_lib.datasets.people import LocalFiles
 from pipelines import storage
 
 
@@ -28,6 +30,16 @@ def test_what_is_written_is_read_back_and_listed(folder: str) -> None:
     names = [Path(path).name for path, _ in storage.list_files(folder)]
     assert names == ["b.json", "c.bin"], "no temporary file stays"
     assert storage.exists(storage.join(folder, "a")) and not storage.exists(storage.join(folder, "z"))
+
+
+def test_readers_take_what_it_opens(folder: str, tmp_path: Path) -> None:
+    """Their types are checked while tests run, and once for each class: one stream must not speak ill of the next."""
+    (tmp_path / "x.json").write_bytes(b"{}")
+    storage.write_bytes(f"{folder}/x.json", b"{}")
+    for files, path in ((storage.Files(), f"{folder}/x.json"), (LocalFiles(), str(tmp_path / "x.json"))):
+        with files.open(path) as stream:
+            json_stream.check_closed(stream, where=path)
+            assert stream.read() == b"{}"
 
 
 def test_a_bare_name_is_in_the_folder_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
