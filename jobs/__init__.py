@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from pipelines.runs import plain
+from pipelines.runs import message_of, plain
 
 log = logging.getLogger(__name__)
 Job = TypeVar("Job")
@@ -52,8 +52,7 @@ def start(
     except (ValueError, OSError) as error:
         if os.environ.get("ANNOMESH_DEBUG"):
             raise
-        cause = getattr(error, "cause", None) or error  # a Ray task's error carries its own
-        raise SystemExit(f"error: {cause}") from None
+        raise SystemExit(f"error: {message_of(error)}") from None
     except KeyboardInterrupt:
         raise SystemExit("interrupted; run the same command again to go on in the same folder") from None
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+import re
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
@@ -181,6 +182,11 @@ def code_version() -> dict[str, str]:
 
 def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says to a user: a Ray task's error carries our own, to which Ray Data adds advice of its own."""
+    return re.split(r"\nFailed to .* after \d+/\d+ attempts", str(getattr(error, "cause", None) or error))[0]
 
 
 def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:

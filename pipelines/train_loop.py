@@ -167,8 +167,7 @@ def train_worker(config: dict[str, Any]) -> None:
         _Worker(task).run()
     except ValueError as error:
         keys = error.sample_keys if isinstance(error, Mistake) else []
-        message = str(getattr(error, "cause", None) or error)  # a Ray task's error carries its own
-        told = {"message": message, "sample_keys": keys, "traceback": traceback.format_exc()}
+        told = {"message": runs.message_of(error), "sample_keys": keys, "traceback": traceback.format_exc()}
         storage.write_json(mistake, told)
         if task.training.workers > 1:
             raise  # the others wait for this worker's gradients

@@ -132,6 +132,19 @@ def test_a_mistake_is_one_message(
     assert re.search(said, f"{done.value.code} {told.out} {told.err}") and done.value.code != 0
 
 
+@pytest.mark.ray
+def test_a_mistake_found_by_a_task_ends_with_our_own_words(
+    ray_cluster: None, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Data tells of retries, and of settings of its own, that a user of ours cannot know."""
+    (tmp_path / "empty").mkdir()
+    command = ("coco", "--annotations", f"{photos}/keypoints.json", "--images", f"{tmp_path}/empty")
+    with pytest.raises(SystemExit) as done:
+        run_here("ingest", *command, "--out", f"{tmp_path}/out", monkeypatch=monkeypatch)
+    assert str(done.value.code).startswith("error: none of the pictures is under")
+    assert str(done.value.code).endswith("that the annotations name")
+
+
 def test_a_mistake_has_no_traceback(tmp_path: Path) -> None:
     done = run("jobs/annotate.py", "--samples", f"{tmp_path}/no", "--annotator", f"{tmp_path}/f", "--out", "o")
     assert done.returncode == 1
