@@ -1,4 +1,4 @@
-"""The order of all samples, planned, not happened upon.
+"""The order of all samples, planned, not happened upon; its settings (StreamConfig) and its datasets (Feed).
 
 It is an endless sequence that a seed fixes, shuffled epoch by epoch in windows of row groups, so that no dataset need
 fit in memory. A batch is a stretch of that sequence and a worker takes its part of the stretch: the same pictures make
