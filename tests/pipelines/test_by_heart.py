@@ -33,6 +33,7 @@ ROUNDS: dict[str, Any] = {
     "stream": StreamConfig(readers=1, augment=False), "batch_size": 16, "weak_share": 0.0, "schedule": "linear",
     "learning_rate": 5e-4, "epochs": 10, "samples_per_epoch": PEOPLE * 60, "precision": "float32",
 }  # fmt: skip
+FASTER: dict[str, Any] = ROUNDS | {"learning_rate": 3e-3}
 NETWORKS: dict[str, Any] = {
     "pose2pose": (Pose2Pose, Pose2PoseTraining(
         model=Pose2PoseConfig(backbone=18, input_width=64, input_height=64, pose_head="rot6d"),
@@ -46,7 +47,7 @@ NETWORKS: dict[str, Any] = {
             backbone=18, input_width=64, input_height=64, depth_bins=16, sigma=1.0,
             head=HeadConfig(channels=128, recompute=False),
         ),
-        loss=LixelLossConfig(normalise_by="valid", check_fits=False), **(ROUNDS | {"learning_rate": 3e-3}),
+        loss=LixelLossConfig(normalise_by="valid", check_fits=False), **FASTER,
     )),
 }  # fmt: skip
 
